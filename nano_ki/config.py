@@ -1,0 +1,151 @@
+"""Every setting, in one frozen dataclass: defaults < preset < recipe < flags on the command line.
+
+Each field is a flag (--steps 500, --insulate / --no-insulate); its comment is the flag's help text.
+A recipe says which losses there are and whether the flow loss reaches the VLM; a preset says how large.
+
+Try it: python -m nano_ki.train --help          Read next: world.py
+"""
+import argparse
+import inspect
+import re
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from nano_ki.world import STEPS
+
+
+@dataclass(frozen=True)
+class Config:
+    # What is trained, and how the two parts meet.
+    recipe: str = "ki"              # ki | joint | pi0 | pi0_fast | frozen: sets the five fields below
+    insulate: bool = True           # stop the flow loss at the memory: the one .detach() of the method
+    fast_loss: bool = True          # cross-entropy on answers: FAST tokens, and text where there is any
+    flow_loss: bool = True          # train the action expert by flow matching
+    vlm_samples: int = 24           # picture-book questions in each batch (0: no co-training)
+    freeze: bool = False            # train the expert only
+    alpha: float = 1.               # weight of the flow loss
+    flow_draws: int = 4             # noises and times per sample that share one pass of the VLM
+    blind: bool = False             # hide the command's words from the policy (a control)
+    # The world.
+    kinds: str = "seen"             # objects in the robot data: seen | recombined | new_colour | new_both | all
+    goals: str = "sides"            # where pucks go: sides (by name) | pads (only the camera shows) | mixed
+    episodes: int = 12000           # demonstrations (failed ones are dropped)
+    wobble: float = .06             # offset of the waypoints that are executed, standard deviation
+    image: int = 48                 # picture side in pixels, a multiple of 8
+    # Action tokens.
+    gamma: float = 6.               # FAST: coefficients are rounded to 1 / gamma
+    fast_vocab: int = 320           # FAST: tokens in all
+    # The model. The first four are those of the shipped VLM; changing one needs another VLM.
+    vlm_width: int = 64             # width of the VLM, a multiple of 32 (one head)
+    vit_depth: int = 2              # layers of the vision transformer
+    depth: int = 4                  # layers of the decoder, and of the expert
+    expert_width: int = 96          # width of the action expert
+    vlm: str = "data/vlm.pt"        # pre-trained VLM to start from ("" starts from nothing)
+    # Training.
+    steps: int = 1200               # training steps
+    batch: int = 64                 # robot samples in each batch
+    vlm_rate: float = .01           # Muon learning rate of the VLM's hidden matrices (AdamW: x .15)
+    expert_rate: float = .03        # Muon learning rate of the expert's (AdamW: x .15)
+    warmup: int = 100               # steps of linear warm-up; the second half decays linearly to 0
+    clip: float = 1.                # gradient norm limit, for the VLM and for the expert each
+    seed: int = 0                   # of everything random
+    device: str = "auto"            # auto | cpu | cuda | mps
+    preset: str = "auto"            # auto | laptop | gpu: sizes for the machine
+    # Acting and evaluation.
+    euler_steps: int = 10           # integration steps per chunk
+    execute: int = 8                # waypoints executed before the next plan
+    scenes: int = 400               # evaluation scenes in each test set
+    check_every: int = 300          # steps between short evaluations during training (0: none)
+    out: str = ""                   # folder of the run ("": a new one under runs/)
+    overwrite: bool = False         # replace the run that --out already holds
+    resume: bool = False            # go on with the run that --out holds
+
+
+RECIPES = {
+    "ki": dict(),
+    "joint": dict(insulate=False),
+    "pi0": dict(insulate=False, fast_loss=False, vlm_samples=0),
+    "pi0_fast": dict(insulate=False, flow_loss=False, vlm_samples=0),
+    "frozen": dict(fast_loss=False, vlm_samples=0, freeze=True),
+}
+PRESETS = {
+    "laptop": dict(),
+    "gpu": dict(batch=256, vlm_samples=96, episodes=40000, steps=3000, scenes=1000),
+}
+CHOICES = {"recipe": tuple(RECIPES), "preset": ("auto", *PRESETS), "goals": ("sides", "pads", "mixed"),
+           "kinds": ("seen", "recombined", "new_colour", "new_both", "all"),
+           "device": ("auto", "cpu", "cuda", "mps")}
+
+
+def helps():
+    """{field: its trailing comment in the source above}."""
+    source = inspect.getsource(Config)
+    return {m[1]: m[2] for m in re.finditer(r"^    (\w+): \w+ = .*?  # (.*)$", source, re.M)}
+
+
+def add_flags(parser):
+    """One flag a field. Flags not given stay absent, so that a preset or recipe is not overridden."""
+    notes = helps()
+    for field in fields(Config):
+        flag, text = f"--{field.name.replace('_', '-')}", f"{notes[field.name]} (default {field.default!r})"
+        options = dict(help=text.replace("%", "%%"), default=argparse.SUPPRESS)
+        if field.type is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+        else:
+            parser.add_argument(flag, type=field.type, choices=CHOICES.get(field.name), **options)
+
+
+def parse(argv=None, description=None, start=None):
+    """Command line -> Config. `start`: a Config whose values hold where no flag is given (no preset or
+    recipe is applied then). Unknown flags and values end the program with a message."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    add_flags(parser)
+    given = vars(parser.parse_args(argv))
+    try:
+        return replace(start, **given) if start else make(**given)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def make(**given):
+    """Config from the fields given; device, preset and recipe decide the rest. ValueError if they clash."""
+    device = given.get("device", "auto")
+    if device == "auto":
+        device = ("cuda" if torch.cuda.is_available() else
+                  "mps" if torch.backends.mps.is_available() else "cpu")
+    preset = given.get("preset", "auto")
+    if preset == "auto":
+        preset = "gpu" if device == "cuda" else "laptop"
+    for name, value in (("recipe", given.get("recipe", "ki")), ("preset", preset)):
+        if value not in CHOICES[name]:
+            raise ValueError(f"{name} is {value!r}; choose from {', '.join(CHOICES[name])}")
+    chosen = {**PRESETS[preset], **RECIPES[given.get("recipe", "ki")], **given}
+    config = Config(**{**chosen, "device": device, "preset": preset})
+    check(config)
+    return config
+
+
+def check(c):
+    """ValueError if a value is out of range or two of them clash."""
+    for name in ("episodes", "steps", "batch", "flow_draws", "euler_steps", "scenes", "warmup", "clip",
+                 "gamma", "vlm_rate", "expert_rate"):
+        if not getattr(c, name) > 0:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be above 0")
+    for name in ("vlm_samples", "alpha", "wobble", "seed", "check_every"):
+        if getattr(c, name) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be 0 or more")
+    if c.image % 8 or not 16 <= c.image <= 192:
+        raise ValueError(f"--image is {c.image}; it must be a multiple of 8 from 16 to 192")
+    if c.vlm_width % 32 or c.vlm_width < 32:
+        raise ValueError(f"--vlm-width is {c.vlm_width}; it must be a multiple of 32")
+    if not 1 <= c.execute <= STEPS:
+        raise ValueError(f"--execute is {c.execute}; a chunk has {STEPS} waypoints")
+    if not (c.fast_loss or c.flow_loss):
+        raise ValueError("neither --fast-loss nor --flow-loss: nothing to train")
+    if c.vlm_samples and not c.fast_loss:
+        raise ValueError("--vlm-samples needs --fast-loss: questions are trained by cross-entropy")
+    if c.freeze and not c.flow_loss:
+        raise ValueError("--freeze without --flow-loss: nothing to train")
+    if c.resume and not c.out:
+        raise ValueError("--resume needs --out: which run?")

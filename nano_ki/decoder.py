@@ -1,0 +1,102 @@
+"""The language side of the VLM: a prefix-LM decoder that leaves a memory.
+
+The prefix (image tokens, prompt) is read bidirectionally; the answer (text or FAST tokens) is causal:
+
+    query \\ key   prefix    answer
+    prefix         all       .
+    answer         all       causal
+
+One forward pass gives logits for the answer and, per layer, the (K, V) of the prefix. That *memory*
+is what the action expert reads, in training and when acting. It depends on no answer token.
+
+Try it: python -m nano_ki.decoder          Read next: flow.py
+"""
+import torch
+from torch import nn
+
+from nano_ki.vit import Block, ViT, linear, norm
+
+
+def prefix_mask(prefix, answer):
+    """bool [L, L], L = prefix + answer: True where the row's token sees the column's."""
+    length = prefix + answer
+    mask = torch.ones(length, length, dtype=torch.bool).tril()
+    mask[:prefix, :prefix] = True
+    return mask
+
+
+class VLM(nn.Module):
+    """Picture and prompt -> answer. vocabulary: words and FAST tokens; slots: prompt length;
+    longest: answer tokens at most."""
+
+    def __init__(self, width, vit_depth, depth, size, vocabulary, slots, longest):
+        super().__init__()
+        self.vit = ViT(width, vit_depth, size)
+        self.embed = nn.Embedding(vocabulary, width)
+        nn.init.normal_(self.embed.weight, std=.5)
+        self.position = nn.Parameter(.5 * torch.randn(slots + longest, width))
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.head = linear(width, vocabulary, zero=True)
+        self.slots = slots
+
+    def prefix(self, image, prompt):
+        """uint8 [B, S, S, 3], ids [B, slots] -> [B, T, D]."""
+        words = self.embed(prompt) + self.position[:self.slots]
+        return torch.cat((self.vit(image), words), 1)
+
+    def forward(self, prefix, answer=None):
+        """prefix [B, T, D], answer ids [B, F] or None -> logits [B, F + 1, V], memory.
+
+        Logits j predict answer token j from the prefix and the tokens before j; the last one is what
+        comes next. memory: per layer (k, v), each [B, N, T, K], of the prefix alone.
+        """
+        x, length, mask = prefix, prefix.shape[1], None
+        if answer is not None:
+            place = self.position[self.slots:self.slots + answer.shape[1]]
+            x = torch.cat((x, self.embed(answer) + place), 1)
+            mask = prefix_mask(length, answer.shape[1]).to(x.device)
+        memory = []
+        for block in self.blocks:
+            x, (k, v) = block(x, mask)
+            memory.append((k[:, :, :length], v[:, :, :length]))
+        return self.head(norm(x[:, length - 1:])), memory
+
+    def extend(self, token, number, past):
+        """One more answer token: ids [B], its number in the answer, past = memory or what the last call
+        returned -> logits [B, V] of the next one, past with this one."""
+        x = (self.embed(token) + self.position[self.slots + number])[:, None]
+        now = []
+        for block, kv in zip(self.blocks, past, strict=True):
+            x, kv = block(x, past=kv)
+            now.append(kv)
+        return self.head(norm(x[:, 0])), now
+
+    def generate(self, image, prompt, count, allow=None, end=None):
+        """Greedy answer of at most `count` tokens, ids [B, j]: it stops when all rows say `end`.
+
+        allow(tokens [B, j]) -> bool [B, V] restricts the next one (None: all); end: id or None.
+        """
+        logits, past = self(self.prefix(image, prompt))
+        logits, tokens = logits[:, -1], []
+        for number in range(count):
+            if allow is not None:
+                seen = torch.stack(tokens, 1) if tokens else prompt[:, :0]
+                logits = logits.masked_fill(~allow(seen), -torch.inf)
+            tokens.append(logits.argmax(-1))
+            if number + 1 == count or (end is not None and (tokens[-1] == end).all()):
+                break
+            logits, past = self.extend(tokens[-1], number, past)
+        return torch.stack(tokens, 1)
+
+
+def main():
+    vlm = VLM(width=64, vit_depth=2, depth=4, size=48, vocabulary=400, slots=7, longest=20)
+    image = torch.randint(0, 256, (8, 48, 48, 3), dtype=torch.uint8)
+    prefix = vlm.prefix(image, torch.randint(0, 60, (8, 7)))
+    logits, memory = vlm(prefix, torch.randint(0, 60, (8, 12)))
+    print(f"prefix {tuple(prefix.shape)} -> logits {tuple(logits.shape)}, memory {len(memory)} x "
+          f"(k, v) {tuple(memory[0][0].shape)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Does it push the right puck, does it still know what it knew, and how fast is it?
+
+Closed loop: look, plan a chunk, execute the first `execute` waypoints, look again, until the target is at
+its goal or the time is up. The scenes of a test set are the same for every run, so that runs can be
+compared scene by scene. VQA asks the VLM questions about picture-book pages and about robot pictures.
+
+Try it: python -m nano_ki.evaluate runs/NAME [--instruction "push the cyan ring to the left"]
+Read next: probe.py
+"""
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nano_ki import draw, language, render, world
+from nano_ki.episodes import look, say
+
+TEST_SEED, CHECK_SEED = 1000, 2000     # of test scenes, and of the short checks during training
+
+
+def wilson(hits, n):
+    """{"rate", "low", "high", "n"}: a rate with its 95 % Wilson interval."""
+    z, p = 1.96, hits / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** .5
+    return {"rate": round(p, 4), "low": round(max(0, middle - half), 4),
+            "high": round(min(1, middle + half), 4), "n": n}
+
+
+# -- policies: tables [b] -> chunks [b, H, 3] in table units ------------------------------------------
+
+
+def flow_policy(model, seed=0):
+    """Euler steps from fresh noise on the cached memory."""
+    generator = torch.Generator(device=_device(model)).manual_seed(seed)
+    return lambda tables: model.fast.restore(
+        model.act(*inputs(model, tables), generator).cpu().numpy())
+
+
+def token_policy(model):
+    """FAST tokens one by one."""
+    return lambda tables: model.fast.restore(model.act_tokens(*inputs(model, tables)).cpu().numpy())
+
+
+def policy_of(model, seed=0):
+    """How this model acts: by flow where it has a trained expert, else by tokens."""
+    return flow_policy(model, seed) if model.config.flow_loss else token_policy(model)
+
+
+def random_policy(seed=0):
+    """Smooth strokes to random places, pressed."""
+    rng = np.random.default_rng(seed)
+
+    def plan(tables):
+        ends = rng.uniform(-1.1, 1.1, (len(tables), 1, 2))
+        s = np.linspace(0, 1, world.STEPS + 1)[1:, None]
+        xy = tables.finger[:, None] * (1 - s) + ends * s
+        return np.concatenate((xy, np.ones((len(tables), world.STEPS, 1))), -1)
+    return plan
+
+
+def inputs(model, tables):
+    """(image, prompt) tensors on the model's device."""
+    return tuple(torch.from_numpy(a).to(_device(model)) for a in (look(tables, model.config),
+                                                                  say(tables, model.config)))
+
+
+def _device(model):
+    return next(model.parameters()).device
+
+
+# -- measuring ----------------------------------------------------------------------------------------
+
+
+def rollout(policy, tables, execute=8, watch=None):
+    """Closed loop from `tables` (not changed). Returns success bool [B], right puck bool [B].
+
+    "Right puck": the target is what moved most (and at least .05). A scene ends when it succeeds. watch:
+    called as watch(tables, ids still running, chunk, waypoint number) before each step.
+    """
+    start, tables, ids = tables, tables.take(slice(None)), np.arange(len(tables))
+    final, won = start.puck.copy(), np.zeros(len(start), bool)
+    for _ in range(0, world.HORIZON, execute):
+        chunk = policy(tables)
+        for i in range(execute):
+            if watch is not None:
+                watch(tables, ids, chunk, i)
+            world.step(tables, chunk[:, i])
+            final[ids] = tables.puck
+            done = world.success(tables)
+            if done.any():
+                won[ids[done]] = True
+                tables, ids, chunk = tables.take(~done), ids[~done], chunk[~done]
+            if not len(ids):
+                break
+        if not len(ids):
+            break
+    moved = np.linalg.norm(final - start.puck, axis=-1)
+    return won, (moved.argmax(1) == start.target) & (moved.max(1) > .05)
+
+
+def test_scenes(name, n, goals, seed=TEST_SEED):
+    """The n scenes of one test set (a name in world.KINDS): the same for every run."""
+    rng = np.random.default_rng((seed, list(world.KINDS).index(name)))
+    return world.sample(rng, n, world.KINDS[name], goals)
+
+
+def success(policy, config, n, names=world.TEST_SETS, seed=TEST_SEED):
+    """({name: success}, {name: right puck}) with intervals."""
+    won, right = {}, {}
+    for name in names:
+        a, b = rollout(policy, test_scenes(name, n, config.goals, seed), config.execute)
+        won[name], right[name] = wilson(int(a.sum()), n), wilson(int(b.sum()), n)
+    return won, right
+
+
+def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED):
+    """Accuracy {"where", "colour", "shape"} on new scenes of all kinds. pictures: "book" | "robot".
+
+    "where" counts if x and y are both within one bin of 1/32 of the table. Answers are free: any word, or
+    action token, may come.
+    """
+    rng = np.random.default_rng((seed, 9))
+    tables = world.sample(rng, n, goals="mixed" if pictures == "robot" else "sides")
+    image = torch.from_numpy(render.robot_camera(tables, size) if pictures == "robot"
+                             else render.picture_book(tables, rng, size))
+    device, out = next(vlm.parameters()).device, {}
+    for kind, count, slack in (("where", 2, 1), ("colour", 1, 0), ("shape", 1, 0)):
+        prompt, answer = language.lesson(tables, rng, kind)
+        with torch.no_grad():
+            said = vlm.generate(image.to(device), torch.from_numpy(prompt).to(device), count)
+        right = np.abs(said.cpu().numpy() - answer[:, :count]) <= slack
+        out[kind] = round(float(right.all(1).mean()), 4)
+    return out
+
+
+def vqa_both(model):
+    """VQA on both kinds of picture: {"book": ..., "robot": ...}."""
+    return {pictures: vqa(model.vlm, pictures, size=model.config.image) for pictures in ("book", "robot")}
+
+
+def latency(model, repeats=10):
+    """Milliseconds for one chunk of one robot (batch 1), median: {"flow", "autoregressive"}."""
+    one = inputs(model, test_scenes("seen", 1, model.config.goals))
+
+    def ms(act):
+        times = []
+        for _ in range(repeats + 2):
+            start = time.perf_counter()
+            act(*one).cpu()
+            times.append(1000 * (time.perf_counter() - start))
+        return round(float(np.median(times[2:])), 2)
+    return {"flow": ms(model.act), "autoregressive": ms(model.act_tokens)}
+
+
+def measure(model):
+    """Everything that summary.json says of a finished model."""
+    c = model.config
+    won, right = success(policy_of(model), c, c.scenes)
+    return {"success": won, "right_puck": right, "vqa_after": vqa(model.vlm, "book", size=c.image),
+            "vqa_after_robot": vqa(model.vlm, "robot", size=c.image), "ms_per_chunk": latency(model)}
+
+
+# -- watching -----------------------------------------------------------------------------------------
+
+
+def film(model, tables, path, frame=192):
+    """Write a GIF of these scenes side by side, with the instruction on each."""
+    texts, last = language.instruction(tables), tables.take(slice(None))
+    frames, won = [], np.zeros(len(tables), bool)
+
+    def panels(waypoints=None):
+        pictures = render.robot_camera(last, frame)
+        return draw.panels(pictures, texts, won, waypoints)
+
+    def watch(now, ids, chunk, i):
+        won[:] = True
+        won[ids] = False
+        last.puck[ids], last.finger[ids], last.pressed[ids] = now.puck, now.finger, now.pressed
+        frames.append(panels({k: chunk[j, i:, :2] for j, k in enumerate(ids)}))
+
+    policy = policy_of(model)
+    success_, _ = rollout(policy, tables, model.config.execute, watch)
+    frames += [frames[-1]] * 5
+    draw.save_gif(frames, path)
+    return success_

@@ -1,0 +1,305 @@
+"""FAST action tokens (arXiv 2501.09747): an action chunk [H, D] -> a few integers, and back.
+
+    normalise each dimension to about [-1, 1] -> DCT along time -> round(gamma * coefficient)
+    -> one list, lowest frequency first, dimensions interleaved -> byte-pair encoding
+
+Smooth motion has few large coefficients, all at low frequency; the rest of the list is zeros, which
+byte-pair encoding swallows in long runs. Here the pairs are merged over an alphabet of *integers*
+-A..A. A = ceil(gamma * reach * sqrt(H)): by Cauchy-Schwarz no chunk with |x| <= reach can leave it, so
+there are no unseen symbols. Every sequence drawn under `allowed` decodes. Needs numpy alone.
+
+Try it: python -m nano_ki.fast          Read next: vit.py
+"""
+import json
+import os
+
+import numpy as np
+
+VERSION = 1
+GAP = -1                 # separates chunks in the flat array; never merged
+
+
+def dct_matrix(horizon):
+    """Orthonormal DCT-II, float64 [H, H]: coefficients = C @ signal, signal = C.T @ coefficients."""
+    k, n = np.mgrid[:horizon, :horizon]
+    return np.sqrt(2 / horizon) * np.cos(np.pi * k * (n + .5) / horizon) * np.where(k == 0, .5 ** .5, 1)
+
+
+class FAST:
+    """horizon H, low and high [D] (mapped to -1 and 1), gamma, alphabet A, merges [M, 2] (token ids).
+
+    Token ids: 0..2A are the integers -A..A; 2A + 1 + m is merge m. `vocab` of them in all. `saturated`
+    counts the coefficients that the last `encode` had to clip to the alphabet.
+    """
+
+    def __init__(self, horizon, low, high, gamma, alphabet, merges):
+        self.horizon, self.gamma, self.alphabet = int(horizon), float(gamma), int(alphabet)
+        self.low, self.high = np.array(low, np.float64), np.array(high, np.float64)
+        self.merges = np.array(merges, np.int64).reshape(-1, 2)
+        self.dims, self.base, self.saturated = len(self.low), 2 * self.alphabet + 1, 0
+        self.vocab = self.base + len(self.merges)
+        self.constant = self.high <= self.low
+        self.scale = np.where(self.constant, 1, (self.high - self.low) / 2)
+        self.middle = (self.high + self.low) / 2
+        self.dct = dct_matrix(self.horizon)
+        spans = [(s,) for s in range(-self.alphabet, self.alphabet + 1)]
+        for a, b in self.merges:
+            if not 0 <= min(a, b) <= max(a, b) < len(spans):
+                raise ValueError(f"merge {len(spans) - self.base} joins ids {a} and {b}; "
+                                 f"wanted ids 0..{len(spans) - 1}, made before it")
+            spans.append(spans[a] + spans[b])
+        self.spans = spans                                    # the integers each token stands for
+        self.lengths = np.array([len(s) for s in spans])      # how many they are
+        self._flat = np.concatenate([np.array(s) for s in spans])
+        self._start = np.cumsum(self.lengths) - self.lengths
+
+    # -- making one ------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(cls, chunks, gamma=10., vocab=1024, low=None, high=None, reach=3., most=2000):
+        """A tokenizer for chunks [N, H, D] (training data only).
+
+        low, high: [D] known limits; by default the 1st and 99th percentile of each dimension. reach: no
+        chunk within +-reach (normalised) can saturate. most: chunks used for the merges (more change
+        the token count by under 2 %). ValueError for bad chunks or a vocab below the alphabet.
+        """
+        chunks = _check(chunks, "chunks")
+        if chunks.ndim != 3 or not chunks.size:
+            raise ValueError(f"chunks have shape {chunks.shape}; wanted [N, H, D], none of them 0")
+        if not (np.isfinite(gamma) and gamma > 0 and np.isfinite(reach) and reach > 0):
+            raise ValueError(f"gamma is {gamma} and reach {reach}; both must be finite and above 0")
+        flat = chunks.reshape(-1, chunks.shape[2])
+        if low is None or high is None:
+            low, high = np.percentile(flat, (1, 99), axis=0)
+            # A dimension that hardly ever moves (a gripper) has q01 = q99 and yet is not constant.
+            rare = high - low <= 1e-6 * (flat.max(0) - flat.min(0))
+            low, high = np.where(rare, flat.min(0), low), np.where(rare, flat.max(0), high)
+        low, high = np.broadcast_to(low, flat.shape[1:]), np.broadcast_to(high, flat.shape[1:])
+        horizon = chunks.shape[1]
+        alphabet = int(np.ceil(gamma * reach * np.sqrt(horizon)))
+        if not isinstance(vocab, (int, np.integer)) or vocab < 2 * alphabet + 1:
+            raise ValueError(f"vocab is {vocab}; the alphabet alone has {2 * alphabet + 1} symbols at "
+                             f"gamma {gamma:g}, H {horizon}: raise vocab or lower gamma")
+        plain = cls(horizon, low, high, gamma, alphabet, [])
+        if len(chunks) > most:
+            chunks = chunks[np.linspace(0, len(chunks) - 1, most).astype(int)]
+        symbols = plain._symbols(chunks)
+        return cls(horizon, low, high, gamma, alphabet, _learn(symbols, 2 * alphabet + 1, vocab))
+
+    # -- using it --------------------------------------------------------------------------------
+
+    def normalise(self, actions):
+        """[..., D] -> the same, about -1..1. Constant dimensions become 0."""
+        return np.where(self.constant, 0, (actions - self.middle) / self.scale)
+
+    def restore(self, normalised):
+        """The inverse of normalise; constant dimensions become their constant."""
+        return np.where(self.constant, self.middle, normalised * self.scale + self.middle)
+
+    def encode(self, chunks):
+        """[N, H, D] -> a list of N int arrays of token ids; one chunk [H, D] -> one int array.
+
+        ValueError for another H or D, NaN or infinity.
+        """
+        chunks = _check(chunks, "chunks")
+        if chunks.ndim not in (2, 3) or chunks.shape[-2:] != (self.horizon, self.dims):
+            raise ValueError(f"chunks have shape {chunks.shape}; wanted [N, {self.horizon}, {self.dims}]"
+                             f" or [{self.horizon}, {self.dims}]")
+        if chunks.ndim == 2:
+            return self.encode(chunks[None])[0]
+        if not len(chunks):
+            return []
+        seq = _flatten(self._symbols(chunks))
+        for m, (a, b) in enumerate(self.merges):              # in rank order, on the whole batch at once
+            at = _matches(seq, a, b)
+            if len(at):
+                seq[at] = self.base + m
+                seq = np.delete(seq, at + 1)
+        starts = np.flatnonzero(seq == GAP)[:-1]
+        return [part[1:].astype(np.int64) for part in np.split(seq[:-1], starts[1:])]
+
+    def decode(self, tokens, strict=True):
+        """A list of N id sequences -> float64 [N, H, D]; one sequence -> [H, D].
+
+        ValueError for ids out of range or not whole numbers, and for a sequence that does not stand for
+        exactly H * D coefficients. strict=False cuts what is too much and takes what is missing (the
+        high frequencies) as 0; `self.repaired` says how many sequences that changed.
+        """
+        if isinstance(tokens, np.ndarray) and tokens.ndim == 2:
+            tokens = list(tokens)
+        if len(tokens) == 0 or np.ndim(tokens[0]) == 0:
+            return self.decode([tokens], strict)[0]
+        ids = [self._check_ids(t) for t in tokens]
+        count = np.array([len(t) for t in ids])
+        ids = np.concatenate(ids)
+        length = self.lengths[ids]
+        # position in _flat of every coefficient: the token's start, plus 0, 1, 2 ... within the token
+        first = np.cumsum(length) - length
+        symbols = self._flat[np.repeat(self._start[ids] - first, length) + np.arange(length.sum())]
+        owner = np.repeat(np.arange(len(count)), count)
+        total = np.bincount(owner, length, len(count)).astype(int)
+        size = self.horizon * self.dims
+        wrong = np.flatnonzero(total != size)
+        self.repaired = len(wrong)
+        if strict and len(wrong):
+            raise ValueError(f"sequence {wrong[0]} stands for {total[wrong[0]]} of {size} coefficients; "
+                             "draw tokens under allowed(), or pass strict=False to cut or fill with 0")
+        row = np.repeat(np.arange(len(count)), total)
+        column = np.arange(len(symbols)) - np.repeat(np.cumsum(total) - total, total)
+        grid = np.zeros((len(count), size))
+        keep = column < size
+        grid[row[keep], column[keep]] = symbols[keep]
+        coefficient = grid.reshape(-1, self.horizon, self.dims) / self.gamma
+        return self.restore(np.matmul(self.dct.T, coefficient))
+
+    def allowed(self, prefix):
+        """Which tokens may follow prefix (ids [j] or [B, j]) -> bool [V + 1] or [B, V + 1].
+
+        A token is allowed if it does not overrun H * D coefficients; the last entry, stop, only at
+        exactly H * D. Whatever is drawn under this mask until stop, decodes.
+        """
+        prefix = np.asarray(prefix)
+        ids = self._check_ids(prefix.ravel()).reshape(prefix.shape)
+        left = self.horizon * self.dims - self.lengths[ids].sum(-1)
+        left = np.asarray(left)[..., None]
+        return np.concatenate((self.lengths <= left, left == 0), -1)
+
+    def bound(self):
+        """(RMSE, maximum error) that no chunk exceeds, in normalised units, when nothing saturated."""
+        half = .5 / self.gamma
+        return half, half * np.abs(self.dct).sum(0).max()
+
+    def state(self):
+        """Everything, as plain numbers and lists."""
+        return dict(format="nano_ki FAST", version=VERSION, horizon=self.horizon, gamma=self.gamma,
+                    alphabet=self.alphabet, low=self.low.tolist(), high=self.high.tolist(),
+                    merges=self.merges.tolist())
+
+    @classmethod
+    def from_state(cls, data, source="the state"):
+        """The inverse of `state`. ValueError for anything else; source: its name in the message."""
+        try:
+            if data["format"] != "nano_ki FAST" or data["version"] != VERSION:
+                raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
+            H, D, A = data["horizon"], len(data["low"]), data["alphabet"]
+            numbers = np.array([data["low"], data["high"]], np.float64)
+            merges = np.array(data["merges"])
+            if not (type(H) is type(A) is int and H > 0 and A > 0 and D > 0):
+                raise ValueError(f"horizon {H!r}, alphabet {A!r}, {D} dimensions")
+            if not np.isfinite(numbers).all() or (numbers[1] < numbers[0]).any():
+                raise ValueError("low and high are not finite and in order")
+            if not (type(data["gamma"]) in (int, float) and 0 < data["gamma"] < np.inf):
+                raise ValueError(f"gamma {data['gamma']!r}")
+            if merges.size and (merges.ndim != 2 or merges.shape[1] != 2 or merges.dtype.kind != "i"):
+                raise ValueError("merges are not pairs of whole numbers")
+            return cls(H, data["low"], data["high"], data["gamma"], A, merges)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{source} is not a whole version {VERSION} FAST tokenizer ({error}); "
+                             "write it again with FAST.fit(...).save(path)") from None
+
+    def save(self, path):
+        """One JSON file, written to a temporary name first."""
+        with open(f"{path}.part", "w") as f:
+            json.dump(self.state(), f)
+        os.replace(f"{path}.part", path)
+
+    @classmethod
+    def load(cls, path):
+        """The tokenizer that `save` wrote. ValueError for a foreign, truncated or edited file."""
+        with open(path, encoding="utf-8", errors="replace") as f:
+            text = f.read()
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            data = {"format": f"not JSON: {error}"}
+        return cls.from_state(data, path)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _symbols(self, chunks):
+        """[N, H, D] -> token ids of single integers [N, H * D], lowest frequency first."""
+        coefficient = np.rint(self.gamma * np.matmul(self.dct, self.normalise(chunks)))
+        clipped = np.clip(coefficient, -self.alphabet, self.alphabet)
+        self.saturated = int((clipped != coefficient).sum())
+        return clipped.reshape(len(chunks), -1).astype(np.int64) + self.alphabet
+
+    def _check_ids(self, ids):
+        ids = np.asarray(ids)
+        if ids.size == 0:
+            return np.zeros(ids.shape if ids.ndim == 1 else 0, np.int64)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise ValueError(f"token ids are {ids.dtype} of shape {ids.shape}; wanted whole numbers [n]")
+        if ids.min() < 0 or ids.max() >= self.vocab:
+            raise ValueError(f"token ids run from {ids.min()} to {ids.max()}; wanted 0..{self.vocab - 1}")
+        return ids.astype(np.int64)
+
+
+def _check(array, name):
+    try:
+        array = np.asarray(array, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} are not numbers of one shape: {error}") from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} hold {int((~np.isfinite(array)).sum())} values that are NaN or "
+                         f"infinite; wanted finite numbers")
+    return array
+
+
+def _flatten(symbols):
+    """ids [N, S] -> int16 [N * (S + 1) + 1] with a GAP before each chunk and at the end."""
+    n, s = symbols.shape
+    seq = np.full((n, s + 1), GAP, np.int16 if symbols.max() < 30000 else np.int32)
+    seq[:, 1:] = symbols
+    return np.append(seq.ravel(), seq.dtype.type(GAP))
+
+
+def _matches(seq, a, b):
+    """Positions of the pair (a, b), left to right, without overlaps (a a a holds one a a)."""
+    at = np.flatnonzero((seq[:-1] == a) & (seq[1:] == b))
+    if a == b and len(at) > 1:
+        new_run = np.diff(at, prepend=-2) > 1
+        run_start = np.maximum.accumulate(np.where(new_run, at, 0))
+        at = at[(at - run_start) % 2 == 0]
+    return at
+
+
+def _learn(symbols, base, vocab):
+    """Byte-pair encoding on integers: merge the most frequent neighbours until `vocab` tokens."""
+    seq = _flatten(symbols).astype(np.int16 if vocab < 30000 else np.int32)
+    counts = np.zeros((vocab, vocab), np.int32)
+
+    def count(at, sign):
+        at = at[(at >= 0) & (at < len(seq) - 1)]
+        at = at[(seq[at] != GAP) & (seq[at + 1] != GAP)]
+        np.add.at(counts, (seq[at], seq[at + 1]), sign)
+
+    count(np.arange(len(seq) - 1), 1)
+    merges = []
+    for new in range(base, vocab):
+        a, b = divmod(int(counts.argmax()), vocab)
+        if counts[a, b] < 2:
+            break                                          # nothing repeats any more
+        at = _matches(seq, a, b)
+        count(np.unique(np.concatenate((at - 1, at, at + 1))), -1)     # pairs that end here ...
+        seq[at] = new
+        seq = np.delete(seq, at + 1)
+        at = at - np.arange(len(at))                       # where the new tokens are now
+        count(np.unique(np.concatenate((at - 1, at))), 1)              # ... and those that begin
+        merges.append((a, b))
+    return merges
+
+
+def main():
+    rng = np.random.default_rng(0)
+    t = np.linspace(0, 1, 16)[:, None]
+    chunks = rng.normal(size=(500, 1, 3)) + rng.normal(size=(500, 1, 3)) * t + np.sin(
+        6 * t * rng.random((500, 1, 3)))
+    fast = FAST.fit(chunks, gamma=10, vocab=512)
+    tokens = fast.encode(chunks)
+    error = fast.normalise(fast.decode(tokens)) - fast.normalise(chunks)
+    print(f"chunks {chunks.shape}: {16 * 3} numbers -> {np.mean([len(t) for t in tokens]):.1f} tokens, "
+          f"RMSE {np.sqrt((error ** 2).mean()):.4f} (bound {fast.bound()[0]})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Flow matching: noise -> action along a straight path, with the conventions in one place.
+
+    t = 0 is noise, t = 1 is the action        x_t = (1 - t) noise + t action
+    target (the velocity to predict) = action - noise, the same at every t
+    acting: start at noise, take equal Euler steps forward, x += v / steps
+
+The pi-0 papers write the target the other way round, and openpi's code also lets time run backwards.
+Training times lean to the noisy end (noise level ~ Beta(1.5, 1), mean 0.6): late in the path the answer
+can almost be read off x_t; early on it must come from the picture and the words.
+
+Try it: python -m nano_ki.flow          Read next: expert.py
+"""
+import torch
+
+
+def sample_time(*shape, generator=None, device=None):
+    """Training times t in [0, .999], float32 of `shape`.
+
+    The noise level is .999 u + .001, u ~ Beta(1.5, 1), whose distribution function is u^1.5: so
+    u = (uniform)^(1/1.5), exactly, without a rejection loop to get wrong.
+    """
+    u = torch.rand(shape, generator=generator, device=device) ** (1 / 1.5)
+    return 1 - (.999 * u + .001)
+
+
+def path(action, noise, t):
+    """x_t. action, noise [..., H, A]; t [...], one time per chunk (it gets its two axes here)."""
+    if t.shape != action.shape[:-2]:
+        raise ValueError(f"times have shape {tuple(t.shape)} for actions {tuple(action.shape)}; wanted "
+                         f"{tuple(action.shape[:-2])}: a [B] time would silently broadcast over steps")
+    t = t[..., None, None]
+    return (1 - t) * noise + t * action
+
+
+def target(action, noise):
+    """The velocity d x_t / d t."""
+    return action - noise
+
+
+def euler(velocity, noise, steps):
+    """Integrate from t = 0 to t = 1. velocity(x, t) -> like x; noise [..., H, A] -> actions."""
+    x = noise
+    for i in range(steps):
+        t = torch.full(x.shape[:-2], i / steps, device=x.device)
+        x = x + velocity(x, t) / steps
+    return x
+
+
+def main():
+    action, noise = torch.ones(2, 16, 3), torch.zeros(2, 16, 3)
+    t = sample_time(100_000)
+    print(f"mean noise level {1 - t.mean():.3f} (Beta(1.5, 1): .600)")
+    field = target(action, noise)
+    print(f"Euler on the true field ends at {euler(lambda x, t: field, noise, 10).mean():.3f} (action: 1)")
+
+
+if __name__ == "__main__":
+    main()

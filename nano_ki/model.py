@@ -1,0 +1,122 @@
+"""The whole policy: one VLM, one action expert, two losses, and the line that keeps them apart.
+
+    L = cross-entropy(FAST tokens, text)  +  alpha * || expert(x_t, t | memory) - (action - noise) ||^2
+
+    query \\ key           picture + prompt    answer (text or FAST)    expert's action tokens
+    picture + prompt       all                 .                        .
+    answer                 all                 causal                   .
+    action tokens          all                 never                    all (of the same draw)
+
+The expert must not see FAST tokens: they are the answer, and they are gone when the robot acts. Since no
+VLM token ever sees the expert, one transformer with two weight sets (arXiv 2505.23705) is the same as:
+run the VLM once, keep each layer's (K, V) of the prefix, run the expert on that memory. Training and
+acting are then the same code, and insulation is one `.detach()` in one place: `VLA.memory_for_expert`.
+
+Try it: python -m nano_ki.model          Read next: probe.py, train.py
+"""
+from collections import namedtuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nano_ki import flow
+from nano_ki.decoder import VLM
+from nano_ki.expert import Expert
+from nano_ki.language import END, FIRST_FAST, PAD, SLOTS
+
+# Robot samples come first (there are as many as chunks), then VLM samples (pictures and questions).
+# image uint8 [B, S, S, 3], prompt ids [B, 7], answer ids [B, F] with PAD behind, chunk [robots, H, A].
+Batch = namedtuple("Batch", "image prompt answer chunk")
+
+
+class VLA(nn.Module):
+    """config: nano_ki.config.Config; fast: the fitted FAST tokenizer of the action chunks."""
+
+    def __init__(self, config, fast):
+        super().__init__()
+        c = self.config = config
+        # The longest answer: FAST tokens of one coefficient each, and <end>.
+        self.vlm = VLM(c.vlm_width, c.vit_depth, c.depth, c.image, FIRST_FAST + fast.vocab, SLOTS,
+                       fast.horizon * fast.dims + 1)
+        self.expert = Expert(c.expert_width, c.vlm_width, c.depth, fast.horizon, fast.dims)
+        self.fast = fast
+        self.insulate = c.insulate
+        # Coefficients that each id of the vocabulary stands for; words stand for none and are barred.
+        size = torch.full((FIRST_FAST + fast.vocab,), fast.horizon * fast.dims + 1)
+        size[FIRST_FAST:] = torch.from_numpy(fast.lengths)
+        size[END] = 0
+        self.register_buffer("coefficients", size, persistent=False)
+
+    def memory_for_expert(self, memory):
+        """What the expert may read: per layer the (K, V) of the prefix, insulated or not.
+
+        THE STOP-GRADIENT. It stops the flow loss, in every layer, from reaching any weight of the VLM:
+        both K and V, for the expert's queries. It must not stop the cross-entropy: the VLM's own queries
+        attend to the undetached K and V inside VLM.forward. The forward values are the same either way.
+        """
+        if self.insulate:
+            memory = [(k.detach(), v.detach()) for k, v in memory]
+        return memory
+
+    def losses(self, batch, generator=None):
+        """The named losses of one batch: {"fast", "text", "flow", "ce"}, scalars.
+
+        "ce" is the mean over all real answer tokens, FAST and text alike (never over padding); "fast" and
+        "text" are its two parts. Without answers (flow-only recipes) the three are 0. "flow" is the mean
+        over chunks and `flow_draws` noises each.
+        """
+        robots = len(batch.chunk)
+        prefix = self.vlm.prefix(batch.image, batch.prompt)
+        zero = prefix.new_zeros(())
+        out = {"fast": zero, "text": zero, "ce": zero, "flow": zero}
+        if self.config.fast_loss:
+            logits, memory = self.vlm(prefix, batch.answer[:, :-1])
+            loss = F.cross_entropy(logits.transpose(1, 2).float(), batch.answer, reduction="none",
+                                   ignore_index=PAD)
+            real = batch.answer != PAD
+            out["ce"] = loss.sum() / real.sum()
+            out["fast"] = loss[:robots].sum() / real[:robots].sum()
+            out["text"] = loss[robots:].sum() / real[robots:].sum().clamp(min=1)
+        else:
+            _, memory = self.vlm(prefix)
+        if self.config.flow_loss:
+            memory = self.memory_for_expert([(k[:robots], v[:robots]) for k, v in memory])
+            action = batch.chunk[:, None].expand(-1, self.config.flow_draws, -1, -1)
+            noise = torch.empty_like(action, memory_format=torch.contiguous_format)
+            noise.normal_(generator=generator)
+            t = flow.sample_time(*action.shape[:2], generator=generator, device=action.device)
+            velocity = self.expert(flow.path(action, noise, t), t, memory)
+            out["flow"] = F.mse_loss(velocity.float(), flow.target(action, noise))
+        return out
+
+    @torch.no_grad()
+    def act(self, image, prompt, generator=None, steps=None):
+        """Flow: one pass over the prefix, then `steps` Euler steps on its memory -> chunks [B, H, A].
+
+        Normalised actions (fast.restore gives table units). steps: default config.euler_steps.
+        """
+        _, memory = self.vlm(self.vlm.prefix(image, prompt))
+        noise = torch.empty(len(image), 1, self.fast.horizon, self.fast.dims, device=image.device)
+        noise.normal_(generator=generator)
+        x = flow.euler(lambda x, t: self.expert(x, t, memory), noise, steps or self.config.euler_steps)
+        return x[:, 0]
+
+    @torch.no_grad()
+    def act_tokens(self, image, prompt):
+        """Autoregressive: FAST tokens one by one, only such as can still decode -> chunks [B, H, A]."""
+        longest = self.fast.horizon * self.fast.dims + 1
+        tokens = self.vlm.generate(image, prompt, longest, self.allowed, END).cpu().numpy()
+        ids = [row[row >= FIRST_FAST] - FIRST_FAST for row in tokens]
+        chunks = self.fast.normalise(self.fast.decode(ids))
+        return torch.from_numpy(chunks).float().to(image.device)
+
+    def allowed(self, tokens):
+        """ids [B, j] -> bool [B, V]: FAST tokens that fit, <end> once all coefficients are there.
+
+        The same rule as FAST.allowed, over the VLM's vocabulary and on its device.
+        """
+        left = self.fast.horizon * self.fast.dims - self.coefficients[tokens].sum(1, keepdim=True)
+        mask = self.coefficients <= left
+        mask[:, END] = left[:, 0] == 0
+        return mask

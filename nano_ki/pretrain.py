@@ -1,0 +1,177 @@
+"""Makes the VLM: an empty network learns to see and to read from picture-book pages.
+
+New pages at every step: one, two or three pucks (a page with one puck is the easiest to learn from),
+captions and questions (language.LESSONS). What comes out ships as data/vlm.pt, with its provenance beside
+it: the robot policy starts from it, and must not lose what it knows.
+
+Try it: python -m nano_ki.pretrain --steps 500 --out /tmp/vlm.pt          Read next: model.py
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from nano_ki import language, render, world
+from nano_ki.decoder import VLM
+
+ROOT = Path(__file__).resolve().parent.parent
+FORMAT = "nano_ki VLM 1"
+HIDDEN = ("blocks.", "small.", "large.")      # names of modules whose matrices Muon trains
+
+
+def optimisers(module, rate):
+    """Muon (arXiv 2502.16982) on hidden matrices, AdamW at .15 x its rate on the rest: what touches
+    words, pixels' biases, times and actions directly.
+
+    AdamW alone stays on the plateau before grounding sets in. Each group keeps its rate in "peak".
+    """
+    hidden, rest = [], []
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            (hidden if p.ndim == 2 and name.removeprefix("vit.").startswith(HIDDEN) else rest).append(p)
+    both = [torch.optim.Muon(hidden, lr=rate, momentum=.95, weight_decay=0.),
+            torch.optim.AdamW(rest, lr=.15 * rate, betas=(.9, .95), weight_decay=0.)]
+    for optimiser in both:
+        for group in optimiser.param_groups:
+            group["peak"] = group["lr"]
+    return both
+
+
+def schedule(step, steps, warmup):
+    """Factor on the learning rate: linear warm-up, flat, linear to 0 over the second half."""
+    return min(1, (step + 1) / warmup, 2 * (1 - step / steps))
+
+
+def set_rate(optimiser, factor):
+    for group in optimiser.param_groups:
+        group["lr"] = factor * group["peak"]
+
+
+def new_vlm(config, fast_vocab=0):
+    """An untrained VLM of the sizes in config, with room for so many FAST tokens."""
+    return VLM(config.vlm_width, config.vit_depth, config.depth, config.image,
+               language.FIRST_FAST + fast_vocab, language.SLOTS, language.ANSWER)
+
+
+def sizes(config):
+    """The settings that a stored VLM must share."""
+    return {k: getattr(config, k) for k in ("vlm_width", "vit_depth", "depth", "image")}
+
+
+def find(path):
+    """A path as given, or inside the project if it is relative and not found from here."""
+    path = Path(path)
+    return path if path.exists() or path.is_absolute() else ROOT / path
+
+
+def load_vlm(vlm, path, config):
+    """Copy a stored VLM into `vlm` (rows for words only: FAST tokens are new). ValueError if it does not
+    fit; FileNotFoundError with what to do if it is not there."""
+    path = find(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no VLM at {path}; make it with: python -m nano_ki.pretrain --out {path}")
+    try:
+        stored = torch.load(path, weights_only=True)
+        if stored["format"] != FORMAT:
+            raise ValueError(f"its format is {stored['format']!r}")
+        weights = stored["weights"]
+    except Exception as error:          # torch raises many kinds for a damaged or foreign file
+        raise ValueError(f"{path} is not a whole {FORMAT!r} file ({type(error).__name__}: "
+                         f"{str(error).splitlines()[0]}); make it again with: python -m nano_ki.pretrain "
+                         f"--out {path}") from None
+    if stored["sizes"] != sizes(config):
+        raise ValueError(f"{path} was made with {stored['sizes']}, this run has {sizes(config)}; choose "
+                         "another --vlm, or make one with python -m nano_ki.pretrain and the same flags")
+    if stored["words"] != list(language.WORDS):
+        raise ValueError(f"{path} knows other words than this code; make it again with "
+                         f"python -m nano_ki.pretrain --out {path}")
+    with torch.no_grad():
+        for name, p in vlm.state_dict().items():
+            if name in weights:         # (the vocabulary's rows and the answer positions may be fewer)
+                p[:len(weights[name])] = weights[name]
+
+
+def save_vlm(vlm, path, config):
+    torch.save({"format": FORMAT, "sizes": sizes(config), "words": list(language.WORDS),
+                "weights": vlm.state_dict()}, f"{path}.part")
+    os.replace(f"{path}.part", path)
+
+
+def lesson_batch(rng, batch, size):
+    """(image, prompt, answer) tensors: a page and one question or caption each."""
+    tables = world.sample(rng, batch, pucks=int(rng.choice((1, 2, 3), p=(.25, .25, .5))))
+    prompt, answer = language.lesson(tables, rng)
+    answer = answer[:, :(answer != language.PAD).any(0).sum()]
+    return tuple(map(torch.from_numpy, (render.picture_book(tables, rng, size), prompt, answer)))
+
+
+def pretrain(config, path, steps, batch, seed, rate):
+    """Train a VLM from nothing and write it to `path`, its provenance beside it. Returns the latter."""
+    from nano_ki.evaluate import vqa
+    start, rng = time.perf_counter(), np.random.default_rng((seed, 2))
+    torch.manual_seed(seed)
+    vlm = new_vlm(config).to(config.device)
+    groups = optimisers(vlm, rate)
+    bar, smooth = tqdm(range(steps), desc="pretrain", dynamic_ncols=True), None
+    for step in bar:
+        image, prompt, answer = (x.to(config.device) for x in lesson_batch(rng, batch, config.image))
+        logits, _ = vlm(vlm.prefix(image, prompt), answer[:, :-1])
+        loss = F.cross_entropy(logits.transpose(1, 2), answer, ignore_index=language.PAD)
+        vlm.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimiser in groups:
+            set_rate(optimiser, schedule(step, steps, 100))
+            optimiser.step()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {step}; try a lower --rate")
+        smooth = loss.item() if smooth is None else .98 * smooth + .02 * loss.item()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
+        if (step + 1) % 1000 == 0 or step + 1 == steps:
+            scores = {pictures: vqa(vlm, pictures, size=config.image) for pictures in ("book", "robot")}
+            tqdm.write(f"step {step + 1}: loss {smooth:.3f} {scores}")
+            save_vlm(vlm, path, config)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    made = {"command": "python -m nano_ki.pretrain " + " ".join(sys.argv[1:]), "seed": seed,
+            "commit": commit.stdout.strip() or "unknown", "date": date.today().isoformat(),
+            "steps": steps, "batch": batch, "minutes": round((time.perf_counter() - start) / 60, 1),
+            "device": config.device, "threads": torch.get_num_threads(), "torch": torch.__version__,
+            "parameters": sum(p.numel() for p in vlm.parameters()), "scores": scores}
+    with open(f"{path}.json.part", "w") as f:
+        json.dump(made, f, indent=1)
+    os.replace(f"{path}.json.part", f"{path}.json")
+    return made
+
+
+def main():
+    from nano_ki import config as configuration
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--out", default=str(ROOT / "data" / "vlm.pt"), help="file to write")
+    parser.add_argument("--steps", type=int, default=14000, help="training steps")
+    parser.add_argument("--batch", type=int, default=64, help="pages in each batch")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--rate", type=float, default=.02, help="Muon learning rate (AdamW: x .15)")
+    for name in ("vlm_width", "vit_depth", "depth", "image"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=configuration.helps()[name],
+                            default=argparse.SUPPRESS)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    args = vars(parser.parse_args())
+    own = {k: args.pop(k) for k in ("out", "steps", "batch", "seed", "rate")}
+    try:
+        config = configuration.make(**args)
+        print(json.dumps(pretrain(config, own.pop("out"), **own), indent=1))
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

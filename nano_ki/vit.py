@@ -1,0 +1,100 @@
+"""The eye: a picture -> image tokens, by a small vision transformer; and the block everything is made of.
+
+A puck is nine pixels wide and its outline is what tells a star from a cross. So a token is made in two
+steps: small overlapping windows (8 x 8 pixels, every 4) become features, then 4 x 4 of these (16 x 16
+pixels, every 8) become one token. One linear map per 8 x 8 patch, the usual way, needs twice the steps
+to ground words in pictures (measured). Positions are 2-D sines and cosines (learned ones did not ground,
+measured); then come bidirectional transformer blocks.
+
+Try it: python -m nano_ki.vit          Read next: decoder.py
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+HEAD = 32                    # size of one attention head, everywhere: the two streams share it
+STRIDE = 8                   # pixels from one image token to the next
+FEATURES = 64                # of one small window
+
+
+def linear(inputs, outputs, zero=False):
+    """A linear map without bias; zero: starts at 0, so that its block starts as the identity."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.zeros_(layer.weight) if zero else nn.init.normal_(layer.weight, std=inputs ** -.5)
+    return layer
+
+
+def norm(x):
+    """RMSNorm without parameters over the last axis."""
+    return F.rms_norm(x, x.shape[-1:])
+
+
+def heads(x):
+    """[B, L, N*K] -> [B, N, L, K]."""
+    return x.unflatten(-1, (-1, HEAD)).transpose(1, 2)
+
+
+def attend(q, k, v, mask=None):
+    """softmax(q k^T * 10/K) v, heads merged: [B, N, L, K] x [B, N, S, K] -> [B, L, N*K].
+
+    q and k are normalised per head (norm), so 10/K bounds the logits by +-10. mask: bool, True = sees.
+    """
+    return F.scaled_dot_product_attention(q, k, v, mask, scale=10 / HEAD).transpose(1, 2).flatten(2)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, with residuals. The ViT and the decoder are stacks of it."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.q, self.k, self.v = (linear(width, width) for _ in range(3))
+        self.o = linear(width, width, zero=True)
+        self.up, self.down = linear(width, 4 * width), linear(4 * width, width, zero=True)
+
+    def forward(self, x, mask=None, past=None):
+        """x [B, L, D] -> ([B, L, D], (k, v) [B, N, S, K]); past: (k, v) of tokens before x."""
+        h = norm(x)
+        q, k, v = norm(heads(self.q(h))), norm(heads(self.k(h))), heads(self.v(h))
+        if past is not None:
+            k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
+        x = x + self.o(attend(q, k, v, mask))
+        return x + self.down(F.relu(self.up(norm(x))).square()), (k, v)
+
+
+class ViT(nn.Module):
+    def __init__(self, width, depth, size):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.small, self.bias = linear(3 * 8 * 8, FEATURES), nn.Parameter(torch.zeros(FEATURES))
+        self.large = linear(FEATURES * 4 * 4, width)
+        self.register_buffer("position", sine_cosine(size // STRIDE, width), persistent=False)
+
+    def forward(self, image):
+        """uint8 [B, S, S, 3] -> [B, (S/8)^2, D], row by row."""
+        side = image.shape[1] // 4
+        x = image.permute(0, 3, 1, 2).to(self.small.weight.dtype) / 127.5 - 1
+        x = F.unfold(x, 8, stride=4, padding=2).transpose(1, 2)          # [B, (S/4)^2, 3 * 8 * 8]
+        x = F.relu(self.small(x) + self.bias).square()
+        x = F.unfold(x.transpose(1, 2).unflatten(2, (side, side)), 4, stride=2, padding=1)
+        x = self.large(x.transpose(1, 2)) + self.position
+        for block in self.blocks:
+            x, _ = block(x)
+        return x
+
+
+def sine_cosine(side, width):
+    """[side^2, width]: sines and cosines of the row and of the column, row by row."""
+    rate = side ** -torch.linspace(0, 1, width // 4)      # periods from 4 tokens to 4 x side
+    angle = torch.arange(side)[:, None] * torch.pi / 2 * rate
+    wave = torch.cat((angle.sin(), angle.cos()), 1)
+    return torch.cat((wave[:, None].expand(-1, side, -1), wave[None].expand(side, -1, -1)), -1).flatten(0, 1)
+
+
+def main():
+    vit = ViT(width=64, depth=2, size=48)
+    image = torch.randint(0, 256, (8, 48, 48, 3), dtype=torch.uint8)
+    print(f"picture {tuple(image.shape)} -> tokens {tuple(vit(image).shape)}")
+
+
+if __name__ == "__main__":
+    main()
