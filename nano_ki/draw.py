@@ -60,7 +60,7 @@ def panels(pictures, texts, won, waypoints=None):
         if waypoints and i in waypoints:
             for px, py in (waypoints[i] + 1.2) / 2.4 * size:
                 if 0 <= px < size and 0 <= py < size:
-                    pen.ellipse((x + px - 1, y + 36 + py - 1, x + px + 1, y + 36 + py + 1), PAPER)
+                    pen.ellipse((x + px - 2, y + 34 + py, x + px + 2, y + 38 + py), PAPER, INK)
         if won[i]:
             pen.text((x + size - 2, y + 16), "done", LINES[2], font, "ra")
     return sheet
@@ -68,7 +68,9 @@ def panels(pictures, texts, won, waypoints=None):
 
 def save_gif(frames, path, milliseconds=90):
     """frames: PIL images of one size."""
-    small = [f.quantize(64) for f in frames]
+    # One palette for all: median cut, the default, would spend it on the table's grain.
+    first = frames[0].quantize(128, Image.Quantize.FASTOCTREE)
+    small = [f.quantize(palette=first, dither=Image.Dither.NONE) for f in frames]
     _save(small[0], path, save_all=True, append_images=small[1:], duration=milliseconds, loop=0,
           optimize=True)
 

@@ -14,7 +14,7 @@ import torch
 
 from nano_ki import language, render, world
 from nano_ki.fast import FAST
-from nano_ki.language import BLANK, COLOUR, END, FIRST_FAST, GOAL, PAD
+from nano_ki.language import BLANK, END, FIRST_FAST, GOAL, PAD
 from nano_ki.model import Batch
 
 
@@ -107,7 +107,7 @@ def say(tables, config):
     """What the policy is told: prompt ids [B, 7]; with config.blind the object and the goal are blank."""
     prompt = language.command(tables)
     if config.blind:
-        prompt[:, COLOUR:GOAL + 1] = BLANK
+        prompt[:, GOAL:] = BLANK
     return prompt
 
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,11 +141,15 @@ def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED):
 
 def vqa_both(model):
     """VQA on both kinds of picture: {"book": ..., "robot": ...}."""
-    return {pictures: vqa(model.vlm, pictures, size=model.config.image) for pictures in ("book", "robot")}
+    c = model.config
+    return {pictures: vqa(model.vlm, pictures, c.scenes, c.image) for pictures in ("book", "robot")}
 
 
 def latency(model, repeats=10):
-    """Milliseconds for one chunk of one robot (batch 1), median: {"flow", "autoregressive"}."""
+    """Milliseconds for one chunk of one robot (batch 1), median: {"flow", "autoregressive"}.
+
+    None for a way of acting that this recipe does not train.
+    """
     one = inputs(model, test_scenes("seen", 1, model.config.goals))
 
     def ms(act):
@@ -154,15 +159,17 @@ def latency(model, repeats=10):
             act(*one).cpu()
             times.append(1000 * (time.perf_counter() - start))
         return round(float(np.median(times[2:])), 2)
-    return {"flow": ms(model.act), "autoregressive": ms(model.act_tokens)}
+    return {"flow": ms(model.act) if model.config.flow_loss else None,
+            "autoregressive": ms(model.act_tokens) if model.config.fast_loss else None}
 
 
 def measure(model):
     """Everything that summary.json says of a finished model."""
     c = model.config
     won, right = success(policy_of(model), c, c.scenes)
-    return {"success": won, "right_puck": right, "vqa_after": vqa(model.vlm, "book", size=c.image),
-            "vqa_after_robot": vqa(model.vlm, "robot", size=c.image), "ms_per_chunk": latency(model)}
+    knows = vqa_both(model)
+    return {"success": won, "right_puck": right, "vqa_after": knows["book"],
+            "vqa_after_robot": knows["robot"], "ms_per_chunk": latency(model)}
 
 
 # -- watching -----------------------------------------------------------------------------------------
@@ -188,3 +195,97 @@ def film(model, tables, path, frame=192):
     frames += [frames[-1]] * 5
     draw.save_gif(frames, path)
     return success_
+
+
+def command(text, goals):
+    """A command in words -> (kind [2], goal index). ValueError for unknown words (with the nearest known
+    ones), for a question, and for a pad in a world without pads."""
+    prompt = language.parse(text)
+    if prompt[language.VERB] != language.ID["push"]:
+        raise ValueError(f"{text!r} is no command; one reads 'push the COLOUR SHAPE to the GOAL'")
+    goal = prompt[language.GOAL] - language.GOAL0
+    if goal >= len(world.SIDES) and goals == "sides":
+        raise ValueError(f"this policy's world has no {world.GOALS[goal]}; its goals: {', '.join(world.SIDES)}")
+    return prompt[[language.COLOUR, language.SHAPE]] - (language.COLOUR0, language.SHAPE0), goal
+
+
+def scene_for(text, goals, seed=0):
+    """A scene in which a command makes sense, e.g. "push the cyan ring to the left"."""
+    kind, goal = command(text, goals)
+    rng = np.random.default_rng((seed, 3))
+    while True:
+        tables = world.sample(rng, 4096, goals=goals)
+        asked = (tables.kind[np.arange(len(tables)), tables.target] == kind).all(1) & (tables.goal == goal)
+        if asked.any():
+            return tables.take(np.flatnonzero(asked)[:1])
+
+
+def aim(tables, text, goals):
+    """Give one table another command, in place. ValueError if the object is not on it (it says what is)."""
+    kind, goal = command(text, goals)
+    there = (tables.kind[0] == kind).all(1)
+    if not there.any():
+        names = [f"{world.COLOURS[c]} {world.SHAPES[s]}" for c, s in tables.kind[0]]
+        raise ValueError(f"no {world.COLOURS[kind[0]]} {world.SHAPES[kind[1]]} on this table; there are: "
+                         f"{', '.join(names)}")
+    tables.target[:], tables.goal[:] = there.argmax(), goal
+    tables.goal_xy[:] = world.PLACES[goal if goal < 4 else tables.pads[0, goal - 4]]
+
+
+def table(summary):
+    """The outcome for people."""
+    def rates(rows):
+        return "  ".join(f"{r['rate']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in rows.values())
+    n = next(iter(summary["success"].values()))["n"]
+    lines = [f"{'':24s}" + "  ".join(f"{name:17s}" for name in summary["success"]),
+             f"{'success':24s}{rates(summary['success'])}   (95 % intervals, n = {n} each)",
+             f"{'right puck moved most':24s}{rates(summary['right_puck'])}"]
+    for name, key in (("VQA, picture book", ""), ("VQA, robot pictures", "_robot")):
+        now = summary[f"vqa_after{key}"]
+        before = summary.get(f"vqa_before{key}", {})
+        lines.append(f"{name:24s}" + "  ".join(
+            f"{k} {f'{before[k]:.2f} -> ' if before else ''}{v:.2f}" for k, v in now.items()))
+    lines.append(f"{'ms per chunk':24s}" + "  ".join(
+        f"{k} {'-' if v is None else v}" for k, v in summary["ms_per_chunk"].items()))
+    if "train_seconds" in summary:
+        lines.append(f"{'seconds':24s}training {summary['train_seconds']}, all {summary['total_seconds']}; "
+                     f"peak memory {summary['peak_rss_mib']} MiB")
+    return "\n".join(lines)
+
+
+def main():
+    from nano_ki.train import load_model, write_json
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("--instruction", help="draw one scene that has this object, write its GIF")
+    parser.add_argument("--scene", type=int, help="give that instruction in this scene (0, 1, ...) instead")
+    parser.add_argument("--scenes", type=int, help="scenes in each test set (default: the run's)")
+    parser.add_argument("--seed", type=int, default=0, help="of the scene for --instruction")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args()
+    try:
+        model = load_model(args.run)
+        if args.instruction:
+            goals = model.config.goals
+            if args.scene is None:
+                tables = scene_for(args.instruction, goals, args.seed)
+            else:
+                tables = test_scenes("all", args.scene + 1, goals).take([args.scene])
+                aim(tables, args.instruction, goals)
+            path = Path(args.run) / ("-".join(args.instruction.split()) + ".gif")
+            won = film(model, tables, path)
+            print(f"{language.instruction(tables)[0]}: {'done' if won[0] else 'not done'} -> {path}")
+            return
+        if args.scenes is not None:
+            if args.scenes < 1:
+                raise ValueError(f"--scenes is {args.scenes}; it must be above 0")
+            model.config = replace(model.config, scenes=args.scenes)
+        result = measure(model)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    write_json(Path(args.run) / "evaluation.json", result)
+    print(json.dumps(result, indent=1) if args.json else table(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -31,12 +31,12 @@ class ExpertBlock(nn.Module):
         nn.init.zeros_(self.adapt.bias)
 
     def forward(self, x, time, memory, mask):
-        """x [B, L, E], time [B, L, E], memory (k, v) [B, N, T, K], mask bool [L, T + L]."""
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.adapt(time).chunk(6, -1)
-        h = norm(x) * (1 + scale1) + shift1
+        """x [B, R, H, E], time [B, R, E], memory (k, v) [B, N, T, K], mask bool [R * H, T + R * H]."""
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.adapt(time)[:, :, None].chunk(6, -1)
+        h = (norm(x) * (1 + scale1) + shift1).flatten(1, 2)
         q, k, v = norm(heads(self.q(h))), norm(heads(self.k(h))), heads(self.v(h))
         k, v = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)
-        x = x + gate1 * self.o(attend(q, k, v, mask))
+        x = x + gate1 * self.o(attend(q, k, v, mask)).view_as(x)
         h = norm(x) * (1 + scale2) + shift2
         return x + gate2 * self.down(F.relu(self.up(h)).square())
 
@@ -58,15 +58,13 @@ class Expert(nn.Module):
 
         The R draws of one sample share its memory and do not see each other.
         """
-        draws, horizon = x.shape[1:3]
         wave = t[..., None] * self.rate
-        time = self.time(torch.cat((wave.sin(), wave.cos()), -1))                   # [B, R, E]
-        time = time[:, :, None].expand(-1, -1, horizon, -1).flatten(1, 2)           # [B, R * H, E]
-        h = (self.enter(x) + self.position).flatten(1, 2)
-        mask = draw_mask(memory[0][0].shape[2], draws, horizon).to(x.device)
+        time = self.time(torch.cat((wave.sin(), wave.cos()), -1))
+        h = self.enter(x) + self.position
+        mask = draw_mask(memory[0][0].shape[2], *x.shape[1:3]).to(x.device)
         for block, kv in zip(self.blocks, memory, strict=True):
             h = block(h, time, kv, mask)
-        return self.leave(norm(h)).unflatten(1, (draws, horizon))
+        return self.leave(norm(h))
 
 
 def draw_mask(prefix, draws, horizon):

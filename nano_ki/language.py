@@ -3,9 +3,10 @@
 Every prompt has the same seven slots, whatever is said, so that what the VLM learns from questions is
 found in the same place when a command comes:
 
-    [verb] [colour] [shape] [goal] [x] [y] [up/down]          "_" where a slot is empty
+    [verb] [x] [y] [up/down] [goal] [shape] [colour]          "_" where a slot is empty
 
-x and y are location words <0>..<31>, one set for both axes. In a command they say where the finger is
+The object's words come last, because an answer is read off the last token: what it names is then one
+attention away. (With up/down last, the VLM learned to find *a* puck, but not the right one.) x and y are location words <0>..<31>, one set for both axes. In a command they say where the finger is
 (the robot's state as text, as in pi0.5), in a question which place is meant. Ids from FIRST_FAST on
 belong to FAST action tokens, a block of their own from the start, so they never collide with words.
 
@@ -30,13 +31,14 @@ COLOUR0, SHAPE0, GOAL0 = ID[world.COLOURS[0]], ID[world.SHAPES[0]], ID[world.GOA
 UP, NUMBER0 = ID["up"], ID["<0>"]
 FIRST_FAST = len(WORDS)                # FAST token i has id FIRST_FAST + i
 SLOTS = 7
-VERB, COLOUR, SHAPE, GOAL, X, Y, HEIGHT = range(SLOTS)
+VERB, X, Y, HEIGHT, GOAL, SHAPE, COLOUR = range(SLOTS)
 ANSWER = 13                            # longest text answer: three pucks of four words, <end>
 
-SENTENCES = {"push": "push the {1} {2} to the {3}", "where": "where is the {1} {2}?",
-             "find": "find the {1} {2}", "colour": "what colour is at {4} {5}?",
-             "shape": "what shape is at {4} {5}?", "describe": "describe the picture"}
-SAID = {verb: [int(n) for n in re.findall(r"\{(\d)\}", s)] for verb, s in SENTENCES.items()}
+SENTENCES = {"push": "push the {COLOUR} {SHAPE} to the {GOAL}", "where": "where is the {COLOUR} {SHAPE}?",
+             "find": "find the {COLOUR} {SHAPE}", "colour": "what colour is at {X} {Y}?",
+             "shape": "what shape is at {X} {Y}?", "describe": "describe the picture"}
+SLOT_NAMES = ("VERB", "X", "Y", "HEIGHT", "GOAL", "SHAPE", "COLOUR")
+SAID = {verb: re.findall(r"\{(\w+)\}", s) for verb, s in SENTENCES.items()}   # slots that a verb needs
 FILLERS = {"the", "to", "is", "at", "what", "picture", "finger", "a", "please"}
 
 
@@ -47,10 +49,9 @@ def to_bin(xy):
 
 def prompt_text(ids):
     """One prompt [7] of ids -> a sentence, with the words its verb does not use behind ';'."""
-    words = [WORDS[i].strip("<>") for i in ids]
-    said = SAID[words[VERB]]
-    rest = [w for slot, w in enumerate(words) if slot and slot not in said and w != "_"]
-    return SENTENCES[words[VERB]].format(*words) + (f"; {' '.join(rest)}" if rest else "")
+    words = dict(zip(SLOT_NAMES, (WORDS[i].strip("<>") for i in ids), strict=True))
+    rest = [w for name, w in words.items() if name not in ("VERB", *SAID[words["VERB"]]) and w != "_"]
+    return SENTENCES[words["VERB"]].format(**words) + (f"; {' '.join(rest)}" if rest else "")
 
 
 def parse(text):
@@ -75,12 +76,11 @@ def parse(text):
     if ids[VERB] == BLANK:
         raise ValueError(f"no verb in {text!r}; say one of {', '.join(VERBS)}")
     verb = WORDS[ids[VERB]]
-    missing = [slot for slot in SAID[verb] if ids[slot] == BLANK]
+    missing = [name for name in SAID[verb] if ids[SLOT_NAMES.index(name)] == BLANK]
     if missing:
-        names = {COLOUR: world.COLOURS, SHAPE: world.SHAPES, GOAL: world.GOALS}
-        raise ValueError(f"{text!r} does not say {' or '.join(names.get(missing[0], ['x, y']))}; "
-                         f"the form is {SENTENCES[verb]!r}".replace("{1} {2}", "COLOUR SHAPE")
-                         .replace("{3}", "GOAL").replace("{4} {5}", "X Y"))
+        choice = {"COLOUR": world.COLOURS, "SHAPE": world.SHAPES, "GOAL": world.GOALS}.get(missing[0], ("X", "Y"))
+        raise ValueError(f"{text!r} does not say {' or '.join(choice)}; the form is "
+                         f"{SENTENCES[verb].replace('{', '').replace('}', '')!r}")
     return ids
 
 
@@ -107,18 +107,18 @@ def command(tables):
     rows = np.arange(len(tables))
     kind = tables.kind[rows, tables.target]
     place = NUMBER0 + to_bin(tables.finger)
-    return np.stack((np.full(len(rows), ID["push"]), COLOUR0 + kind[:, 0], SHAPE0 + kind[:, 1],
-                     GOAL0 + tables.goal, place[:, 0], place[:, 1], UP + tables.pressed), 1)
+    return np.stack((np.full(len(rows), ID["push"]), place[:, 0], place[:, 1], UP + tables.pressed,
+                     GOAL0 + tables.goal, SHAPE0 + kind[:, 1], COLOUR0 + kind[:, 0]), 1)
 
 
 def instruction(tables):
     """The commands in plain words, without the state: a list of B strings."""
     prompts = command(tables)
-    prompts[:, X:] = BLANK
+    prompts[:, X:HEIGHT + 1] = BLANK
     return [prompt_text(p) for p in prompts]
 
 
-LESSONS = {"describe": .40, "where": .18, "find": .18, "colour": .12, "shape": .12}
+LESSONS = {"describe": .35, "where": .20, "find": .20, "colour": .10, "shape": .15}
 
 
 def lesson(tables, rng, kind=None):
@@ -126,7 +126,7 @@ def lesson(tables, rng, kind=None):
 
     kind: one name in LESSONS for all, or None for a mixture. "where" is answered x y, "find" y x: asked
     both ways, x and y must both be known in the prompt, and the prompt is all that the expert reads.
-    In 70 % of these the slots that only commands use hold words that do not matter.
+    In 70 % of these two the slots that only commands use hold words that do not matter.
     Returns prompts [B, 7] and answers [B, 13] (PAD after <end>).
     """
     batch, pucks = tables.puck.shape[:2]
@@ -145,10 +145,9 @@ def lesson(tables, rng, kind=None):
     named = (verb == ID["where"]) | (verb == ID["find"])
     prompts[:, COLOUR] = np.where(named, colour, BLANK)
     prompts[:, SHAPE] = np.where(named, shape, BLANK)
-    idle = np.stack((GOAL0 + rng.integers(len(world.GOALS), size=batch),
-                     *(NUMBER0 + rng.integers(BINS, size=(2, batch))),
-                     UP + rng.integers(2, size=batch)), 1)
-    prompts[:, GOAL:] = np.where((named & (rng.random(batch) < .7))[:, None], idle, BLANK)
+    idle = np.stack((*(NUMBER0 + rng.integers(BINS, size=(2, batch))), UP + rng.integers(2, size=batch),
+                     GOAL0 + rng.integers(len(world.GOALS), size=batch)), 1)
+    prompts[:, X:GOAL + 1] = np.where((named & (rng.random(batch) < .7))[:, None], idle, BLANK)
     answers[named, :2] = place[named]
     found = verb == ID["find"]
     answers[found, :2] = place[found, ::-1]

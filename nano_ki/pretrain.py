@@ -86,7 +86,7 @@ def load_vlm(vlm, path, config):
         weights = stored["weights"]
     except Exception as error:          # torch raises many kinds for a damaged or foreign file
         raise ValueError(f"{path} is not a whole {FORMAT!r} file ({type(error).__name__}: "
-                         f"{str(error).splitlines()[0]}); make it again with: python -m nano_ki.pretrain "
+                         f"{first_line(error)}); make it again with: python -m nano_ki.pretrain "
                          f"--out {path}") from None
     if stored["sizes"] != sizes(config):
         raise ValueError(f"{path} was made with {stored['sizes']}, this run has {sizes(config)}; choose "
@@ -98,6 +98,10 @@ def load_vlm(vlm, path, config):
         for name, p in vlm.state_dict().items():
             if name in weights:         # (the vocabulary's rows and the answer positions may be fewer)
                 p[:len(weights[name])] = weights[name]
+
+
+def first_line(error):
+    return (str(error).splitlines() or ["no message"])[0]
 
 
 def save_vlm(vlm, path, config):
@@ -156,10 +160,10 @@ def main():
     from nano_ki import config as configuration
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--out", default=str(ROOT / "data" / "vlm.pt"), help="file to write")
-    parser.add_argument("--steps", type=int, default=14000, help="training steps")
+    parser.add_argument("--steps", type=int, default=13000, help="training steps")
     parser.add_argument("--batch", type=int, default=64, help="pages in each batch")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
-    parser.add_argument("--rate", type=float, default=.02, help="Muon learning rate (AdamW: x .15)")
+    parser.add_argument("--rate", type=float, default=.01, help="Muon learning rate (AdamW: x .15)")
     for name in ("vlm_width", "vit_depth", "depth", "image"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=configuration.helps()[name],
                             default=argparse.SUPPRESS)

@@ -71,12 +71,12 @@ class ViT(nn.Module):
 
     def forward(self, image):
         """uint8 [B, S, S, 3] -> [B, (S/8)^2, D], row by row."""
-        side = image.shape[1] // 4
         x = image.permute(0, 3, 1, 2).to(self.small.weight.dtype) / 127.5 - 1
-        x = F.unfold(x, 8, stride=4, padding=2).transpose(1, 2)          # [B, (S/4)^2, 3 * 8 * 8]
-        x = F.relu(self.small(x) + self.bias).square()
-        x = F.unfold(x.transpose(1, 2).unflatten(2, (side, side)), 4, stride=2, padding=1)
-        x = self.large(x.transpose(1, 2)) + self.position
+        # The weights are kept as matrices (for Muon) and used as convolution kernels.
+        x = F.conv2d(x, self.small.weight.view(FEATURES, 3, 8, 8), self.bias, stride=4, padding=2)
+        x = F.relu(x).square()
+        x = F.conv2d(x, self.large.weight.view(-1, FEATURES, 4, 4), stride=2, padding=1)
+        x = x.flatten(2).transpose(1, 2) + self.position
         for block in self.blocks:
             x, _ = block(x)
         return x

@@ -12,6 +12,7 @@ Try it: python -m nano_ki.world          Read next: render.py
 """
 import time
 from dataclasses import dataclass, fields
+from itertools import combinations
 
 import numpy as np
 
@@ -20,6 +21,7 @@ PUCK = .22           # contact radius of a puck, whatever its shape
 FINGER = .08         # radius of the finger
 REACH = .45          # the finger moves at most this far in one step
 SUBSTEPS = 4         # contact is solved this often in one step
+PASSES = 3           # and this often among pucks and walls: each halves what a wall makes overlap
 FRICTION = 1.        # Coulomb: tangential drag <= FRICTION * normal displacement
 NEAR = .15           # success: the target's centre is this close to its goal
 HORIZON = 80         # steps allowed for one task
@@ -171,7 +173,7 @@ def step(tables, action):
 
 def _push(px, py, fx, fy, mx, my):
     """SUBSTEPS of contact for tables whose finger is down. p [P, b], f [b], m [b] motion a substep."""
-    pucks = len(px)
+    pairs = list(combinations(range(len(px)), 2))
     for _ in range(SUBSTEPS):
         fx, fy = fx + mx, fy + my
         dx, dy = px - fx, py - fy
@@ -181,8 +183,8 @@ def _push(px, py, fx, fy, mx, my):
         drag = np.clip(my * nx - mx * ny, -FRICTION * deep, FRICTION * deep) * (deep > 0)
         px = px + deep * nx - drag * ny                 # tangent = (-ny, nx)
         py = py + deep * ny + drag * nx
-        for a in range(pucks):                          # pucks part evenly
-            for b in range(a + 1, pucks):
+        for _ in range(PASSES):                         # pucks part evenly; walls clamp
+            for a, b in pairs:
                 dx, dy = px[b] - px[a], py[b] - py[a]
                 dist = np.maximum(np.sqrt(dx * dx + dy * dy), 1e-3)
                 part = np.maximum(2 * PUCK - dist, 0) / (2 * dist)
@@ -191,8 +193,8 @@ def _push(px, py, fx, fy, mx, my):
                 py[a] -= dy
                 px[b] += dx
                 py[b] += dy
-        np.clip(px, -PUCK_LIMIT, PUCK_LIMIT, out=px)
-        np.clip(py, -PUCK_LIMIT, PUCK_LIMIT, out=py)
+            np.clip(px, -PUCK_LIMIT, PUCK_LIMIT, out=px)
+            np.clip(py, -PUCK_LIMIT, PUCK_LIMIT, out=py)
         dx, dy = fx - px, fy - py                       # a puck that a wall holds stops the finger
         dist = np.maximum(np.sqrt(dx * dx + dy * dy), 1e-3)
         back = np.maximum(TOUCH - dist, 0) / dist

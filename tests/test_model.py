@@ -1,0 +1,204 @@
+"""Flow, masks, memory, acting: training and acting are the same computation."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nano_ki import flow
+from nano_ki.decoder import prefix_mask
+from nano_ki.expert import draw_mask
+from nano_ki.language import END, FIRST_FAST, PAD
+
+# -- flow ---------------------------------------------------------------------------------------------
+
+
+def test_path_ends_and_sign():
+    action, noise = torch.randn(2, 4, 16, 3).unbind(0)
+    zero, one = torch.zeros(4), torch.ones(4)
+    assert torch.equal(flow.path(action, noise, zero), noise) and torch.equal(flow.path(action, noise, one), action)
+    later = flow.path(action, noise, zero + .25)
+    torch.testing.assert_close(later + .75 * flow.target(action, noise), action)    # forward with +v
+
+
+def test_noise_levels_lean_to_noise():
+    level = 1 - flow.sample_time(200_000, generator=torch.Generator().manual_seed(0))
+    assert level.mean().item() == pytest.approx(.600, abs=.005)      # a known sampler bug gives .558
+    assert level.min() >= .001 - 1e-6 and level.max() <= 1
+    assert level.median().item() == pytest.approx(.5 ** (1 / 1.5), abs=.005)
+
+
+def test_euler_is_exact_on_a_constant_field():
+    action, noise = torch.randn(2, 5, 1, 16, 3).unbind(0)
+    for steps in (1, 5, 10):
+        out = flow.euler(lambda x, t: flow.target(action, noise), noise, steps)
+        torch.testing.assert_close(out, action, atol=1e-5, rtol=1e-5)
+
+
+def test_euler_asks_at_the_times_that_training_samples():
+    asked = []
+    flow.euler(lambda x, t: asked.append(t[0, 0].item()) or torch.zeros_like(x), torch.zeros(2, 1, 16, 3), 5)
+    assert asked == pytest.approx([0, .2, .4, .6, .8])
+
+
+def test_time_of_the_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match="silently broadcast"):
+        flow.path(torch.zeros(3, 1, 3, 3), torch.zeros(3, 1, 3, 3), torch.zeros(3))
+
+
+def test_target_and_sampler_agree():
+    """A velocity trained by the rule of losses() (here: the closed form for one known action) leads the
+    sampler to that action; with the sign flipped it does not."""
+    action = torch.randn(1, 1, 16, 3)
+
+    def field(x, t):                       # E[action - noise | x_t] for a single action
+        return (action - x) / (1 - t[..., None, None])
+    out = flow.euler(field, torch.randn(4, 1, 16, 3), 10)
+    torch.testing.assert_close(out, action.expand_as(out), atol=1e-4, rtol=1e-4)
+    assert (flow.euler(lambda x, t: -field(x, t), torch.randn(4, 1, 16, 3), 10) - action).abs().mean() > .5
+
+
+# -- masks --------------------------------------------------------------------------------------------
+
+
+def test_masks_are_the_literal_table():
+    assert prefix_mask(3, 3).int().tolist() == [
+        [1, 1, 1, 0, 0, 0],          # picture + prompt: all of the prefix, nothing else
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],          # answer: the prefix, and itself causally
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1, 1]]
+    assert draw_mask(2, 2, 2).int().tolist() == [
+        [1, 1, 1, 1, 0, 0],          # action tokens: the prefix, and their own draw
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 1],
+        [1, 1, 0, 0, 1, 1]]
+
+
+def forward(model, batch):
+    logits, memory = model.vlm(model.vlm.prefix(batch.image, batch.prompt), batch.answer)
+    x = torch.randn(12, 2, 16, 3, generator=torch.Generator().manual_seed(0))
+    return logits, model.expert(x, torch.full((12, 2), .3), memory)
+
+
+def test_fast_tokens_never_change_the_experts_output(model, batch):
+    logits, velocity = forward(model, batch)
+    other = batch._replace(answer=(batch.answer + 7) % FIRST_FAST)
+    logits2, velocity2 = forward(model, other)
+    assert torch.equal(velocity, velocity2) and not torch.allclose(logits, logits2)
+    changed = batch._replace(prompt=batch.prompt.roll(1, 0))
+    assert not torch.allclose(velocity, forward(model, changed)[1])      # but the prompt does
+
+
+def test_later_answer_tokens_never_change_earlier_logits(model, batch):
+    logits, _ = forward(model, batch)
+    for j in (0, 3):
+        answer = batch.answer.clone()
+        answer[:, j] = (answer[:, j] + 5) % FIRST_FAST
+        changed, _ = forward(model, batch._replace(answer=answer))
+        torch.testing.assert_close(logits[:, :j + 1], changed[:, :j + 1], atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(logits[:, j + 1], changed[:, j + 1])
+
+
+def test_every_answer_token_sees_every_prefix_token(model, batch):
+    """Bidirectional prefix: the first picture token hears of the last word."""
+    prefix = model.vlm.prefix(batch.image, batch.prompt).detach()
+    base = model.vlm(prefix)[1][1][0]
+    prefix[:, -1] += 1
+    assert not torch.allclose(base[:, :, 0], model.vlm(prefix)[1][1][0][:, :, 0])
+
+
+def test_padding_changes_nothing(model, batch):
+    def losses(b):
+        return model.losses(b, torch.Generator().manual_seed(0))
+    short = losses(batch)
+    long = losses(batch._replace(answer=F.pad(batch.answer, (0, 9), value=PAD)))
+    for name in short:
+        torch.testing.assert_close(short[name], long[name], atol=1e-5, rtol=1e-5)
+
+
+def test_cross_entropy_is_the_mean_over_real_tokens(model, batch):
+    out = model.losses(batch, torch.Generator().manual_seed(0))
+    logits, _ = model.vlm(model.vlm.prefix(batch.image, batch.prompt), batch.answer[:, :-1])
+    logp, total, count = logits.log_softmax(-1), [0, 0], [0, 0]
+    for i in range(12):
+        for j, token in enumerate(batch.answer[i]):
+            if token != PAD:
+                total[i >= 8] -= logp[i, j, token].item()
+                count[i >= 8] += 1
+    assert out["fast"].item() == pytest.approx(total[0] / count[0], rel=1e-4)
+    assert out["text"].item() == pytest.approx(total[1] / count[1], rel=1e-4)
+    assert out["ce"].item() == pytest.approx(sum(total) / sum(count), rel=1e-4)
+
+
+# -- one pass and many --------------------------------------------------------------------------------
+
+
+def test_joint_pass_equals_cached_prefix_pass(model, batch):
+    """The memory of a pass with an answer is that of a pass without; tokens one by one give its logits."""
+    prefix = model.vlm.prefix(batch.image, batch.prompt)
+    logits, memory = model.vlm(prefix, batch.answer)
+    alone_logits, alone = model.vlm(prefix)
+    for (k, v), (k2, v2) in zip(memory, alone, strict=True):
+        torch.testing.assert_close(k, k2, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(v, v2, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(alone_logits[:, 0], logits[:, 0], atol=1e-5, rtol=1e-5)
+    past = alone
+    for j in range(batch.answer.shape[1]):
+        step, past = model.vlm.extend(batch.answer[:, j], j, past)
+        torch.testing.assert_close(step, logits[:, j + 1], atol=1e-4, rtol=1e-4)
+
+
+def test_many_draws_in_one_pass_equal_separate_passes(model, batch):
+    _, memory = model.vlm(model.vlm.prefix(batch.image, batch.prompt))
+    x, t = torch.randn(12, 3, 16, 3), torch.rand(12, 3)
+    together = model.expert(x, t, memory)
+    for r in range(3):
+        torch.testing.assert_close(together[:, r:r + 1], model.expert(x[:, r:r + 1], t[:, r:r + 1], memory),
+                                   atol=1e-5, rtol=1e-5)
+
+
+def test_acting_is_the_training_velocity_integrated(model, batch):
+    got = model.act(batch.image, batch.prompt, torch.Generator().manual_seed(3), steps=4)
+    x = torch.randn(12, 1, 16, 3, generator=torch.Generator().manual_seed(3))
+    _, memory = model.vlm(model.vlm.prefix(batch.image, batch.prompt), batch.answer)
+    with torch.no_grad():
+        for i in range(4):
+            x = x + model.expert(x, torch.full((12, 1), i / 4), memory) / 4
+    torch.testing.assert_close(got, x[:, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_tokens_drawn_by_the_model_always_decode(model, batch, data):
+    for _ in range(5):                     # a random model is the worst case: it draws anything allowed
+        with torch.no_grad():
+            model.vlm.head.weight.normal_(0, 3)
+        chunk = model.act_tokens(batch.image, batch.prompt)
+        assert chunk.shape == (12, 16, 3) and chunk.isfinite().all()
+
+
+def test_the_models_mask_is_the_tokenizers(model, data):
+    tokens = data.fast.encode(data.fast.restore(data.chunks[:1]))[0]
+    for j in range(len(tokens) + 1):
+        ours = model.allowed(torch.from_numpy(tokens[None, :j] + FIRST_FAST))[0]
+        theirs = torch.from_numpy(data.fast.allowed(tokens[:j]))
+        assert torch.equal(ours[FIRST_FAST:], theirs[:-1]) and ours[END] == theirs[-1]
+        assert ours[:FIRST_FAST].sum() == ours[END]       # no word is ever an action
+
+
+def test_one_batch_is_learned_by_heart(tiny, data):
+    """The overfit test: both losses to near zero on one small batch."""
+    from nano_ki.model import VLA
+    from nano_ki.pretrain import optimisers, schedule, set_rate
+    torch.manual_seed(0)
+    model, batch = VLA(tiny, data.fast), data.batch()
+    groups = optimisers(model.vlm, .02) + optimisers(model.expert, .03)
+    noise = torch.Generator().manual_seed(0)
+    for step in range(200):
+        out = model.losses(batch, noise)
+        model.zero_grad()
+        (out["ce"] + out["flow"]).backward()
+        for o in groups:
+            set_rate(o, schedule(step, 200, 10))
+            o.step()
+    assert out["ce"] < .05
+    chunk = model.act(batch.image[:8], batch.prompt[:8], noise)
+    assert (chunk - batch.chunk).abs().mean() < .08

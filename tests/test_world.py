@@ -1,0 +1,145 @@
+"""The tabletop: contact, friction, walls, the expert, and one table equal to a row of many."""
+import numpy as np
+import pytest
+
+from nano_ki import evaluate, world
+
+
+def random_actions(rng, n):
+    return np.column_stack((rng.uniform(-1.3, 1.3, (n, 2)), rng.choice((-1, 1), n, p=(.2, .8))))
+
+
+def test_random_actions_keep_tables_sane():
+    rng = np.random.default_rng(0)
+    tables = world.sample(rng, 1000)
+    for _ in range(100):
+        world.step(tables, random_actions(rng, 1000))
+        assert np.isfinite(tables.puck).all() and np.isfinite(tables.finger).all()
+        assert np.abs(tables.puck).max() <= world.PUCK_LIMIT + 1e-6
+        assert np.abs(tables.finger).max() <= world.FINGER_LIMIT + 1e-6
+    d = np.linalg.norm(tables.puck[:, :, None] - tables.puck[:, None], axis=-1)[:, *np.triu_indices(3, 1)]
+    assert (d > 2 * world.PUCK - .05).mean() > .98      # pucks overlap only where walls wedge them
+    assert d.min() > world.PUCK
+
+
+def place(pucks, finger, pressed=True):
+    """One table with pucks where they are wanted."""
+    t = world.sample(np.random.default_rng(0), 1)
+    t.puck = np.array([pucks], np.float32)
+    t.finger, t.pressed = np.array([finger], np.float32), np.array([pressed])
+    return t
+
+
+FAR = [(-.9, -.9), (.9, -.9)]
+
+
+def test_contact_separates_finger_and_puck():
+    t = place([(0, 0), *FAR], (-.35, 0))
+    world.step(t, [[.05, 0, 1]])
+    assert np.linalg.norm(t.puck[0, 0] - t.finger[0]) == pytest.approx(world.TOUCH, abs=1e-5)
+    assert t.puck[0, 0, 0] == pytest.approx(.05 + world.TOUCH, abs=1e-5)      # pushed straight ahead
+    assert t.puck[0, 0, 1] == 0
+
+
+def test_coinciding_pucks_and_finger_stay_finite():
+    t = place([(0, 0), (0, 0), (0, 0)], (0, 0))
+    for _ in range(20):
+        world.step(t, [[.01, .01, 1]])
+    assert np.isfinite(t.puck).all()
+
+
+def test_friction_is_at_most_mu_times_the_normal_displacement():
+    rng = np.random.default_rng(1)
+    p = np.zeros((1, 500), np.float32)
+    angle, deep = rng.uniform(0, 2 * np.pi, 500), rng.uniform(0, .1, 500)
+    f = (world.TOUCH - deep) * np.array((np.cos(angle), np.sin(angle)))      # the finger inside the rim
+    m = rng.uniform(-.3, .3, (2, 500))
+    before = world.SUBSTEPS
+    world.SUBSTEPS = 1
+    try:
+        px, py, *_ = world._push(p, p.copy(), *(f - m), *m)
+    finally:
+        world.SUBSTEPS = before
+    n = -f / np.linalg.norm(f, axis=0)
+    normal, tangent = px[0] * n[0] + py[0] * n[1], np.abs(py[0] * n[0] - px[0] * n[1])
+    np.testing.assert_allclose(normal, deep, atol=1e-6)
+    assert (tangent <= world.FRICTION * deep + 1e-6).all()
+    assert (tangent > .5 * deep).any()                                       # there is friction
+
+
+def test_raised_finger_passes_and_lowering_onto_a_puck_does_nothing():
+    t = place([(0, 0), *FAR], (-.4, 0), pressed=False)
+    world.step(t, [[0, 0, -1]])
+    assert not t.pressed[0] and (t.puck[0, 0] == 0).all()
+    world.step(t, [[0, 0, 1]])
+    assert not t.pressed[0] and (t.puck[0, 0] == 0).all()
+    world.step(t, [[0, .4, 1]])
+    assert t.pressed[0] and (t.puck[0, 0] == 0).all()
+
+
+def test_pushed_pucks_push_pucks_and_walls_stop_them():
+    t = place([(0, 0), (.45, 0), (.9, .9)], (-.3, 0))
+    for _ in range(10):
+        world.step(t, [[1.1, 0, 1]])
+    x = t.puck[0, :, 0]
+    assert x[1] == pytest.approx(world.PUCK_LIMIT, abs=1e-4)
+    assert x[0] < x[1] - 2 * world.PUCK + .03 and t.finger[0, 0] < x[0]
+
+
+def test_one_table_equals_a_row_of_many():
+    rng = np.random.default_rng(2)
+    many = world.sample(rng, 50)
+    one = many.take([7])
+    for _ in range(30):
+        action = random_actions(rng, 50)
+        world.step(many, action)
+        world.step(one, action[7:8])
+    np.testing.assert_array_equal(many.puck[7], one.puck[0])
+    np.testing.assert_array_equal(world.stroke(many)[7], world.stroke(one)[0])
+
+
+@pytest.mark.parametrize("goals", ["sides", "mixed"])
+def test_expert_succeeds_and_random_does_not(goals):
+    tables = world.sample(np.random.default_rng(3), 1000, goals=goals)
+    won, right = evaluate.rollout(world.stroke, tables)
+    assert won.mean() >= .97 and right.mean() >= .97
+    assert evaluate.rollout(evaluate.random_policy(), tables)[0].mean() <= .1
+
+
+def test_scenes_follow_their_rules():
+    tables = world.sample(np.random.default_rng(4), 4000, goals="mixed")
+    kind = tables.kind[..., 0] * 6 + tables.kind[..., 1]
+    assert (np.diff(np.sort(kind, 1)) > 0).all()                             # never two of one kind
+    target = tables.kind[np.arange(4000), tables.target][:, None]
+    shares = ((tables.kind == target).any(-1).sum(1) > 1).mean()
+    assert .6 < shares < .85                                                 # 60 % by design, some by chance
+    assert (tables.pads[:, 0] != tables.pads[:, 1]).all()
+    to_pad = tables.goal >= 4
+    where = world.PLACES[tables.pads[np.arange(4000), np.maximum(tables.goal - 4, 0)]]
+    np.testing.assert_array_equal(tables.goal_xy[to_pad], where[to_pad])
+    assert .45 < to_pad.mean() < .55
+    assert np.bincount(tables.target, minlength=3).min() > 1100
+    a, b = (world.sample(np.random.default_rng(s), 20).puck for s in (4, 4))
+    assert (a == b).all() and (a != world.sample(np.random.default_rng(5), 20).puck).any()
+
+
+def test_test_sets_hold_what_their_names_say():
+    seen, other, colour, both = (set(map(tuple, world.KINDS[n])) for n in world.TEST_SETS)
+    assert len(seen) == 4 and len(other) == 12 and len(colour) == 16 and len(both) == 8
+    assert len({c for c, _ in seen}) == len({s for _, s in seen}) == 4
+    assert {c for c, _ in other} == {c for c, _ in seen} and {s for _, s in other} == {s for _, s in seen}
+    assert not {c for c, _ in colour | both} & {c for c, _ in seen}
+    assert not {s for _, s in both} & {s for _, s in seen}
+
+
+@pytest.mark.parametrize("bad", [np.zeros((1, 2)), [[np.nan, 0, 0]], np.zeros((2, 3))])
+def test_bad_actions_are_refused(bad):
+    with pytest.raises(ValueError, match="wanted finite"):
+        world.step(place([(0, 0), *FAR], (.5, .5)), bad)
+
+
+def test_bad_scene_requests_are_refused():
+    with pytest.raises(ValueError, match="mixed"):
+        world.sample(np.random.default_rng(0), 1, goals="corner")
+    with pytest.raises(ValueError, match="without repeats"):
+        world.sample(np.random.default_rng(0), 1, world.KINDS["seen"], pucks=5)
