@@ -125,7 +125,8 @@ def pretrain(config, path, steps, batch, seed, rate):
     torch.manual_seed(seed)
     vlm = new_vlm(config).to(config.device)
     groups = optimisers(vlm, rate)
-    bar, smooth = tqdm(range(steps), desc="pretrain", dynamic_ncols=True), None
+    bar, smooth = tqdm(range(steps), desc="pretrain", dynamic_ncols=True,
+               mininterval=.2 if sys.stderr.isatty() else 20), None
     for step in bar:
         image, prompt, answer = (x.to(config.device) for x in lesson_batch(rng, batch, config.image))
         logits, _ = vlm(vlm.prefix(image, prompt), answer[:, :-1])
@@ -160,7 +161,7 @@ def main():
     from nano_ki import config as configuration
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--out", default=str(ROOT / "data" / "vlm.pt"), help="file to write")
-    parser.add_argument("--steps", type=int, default=13000, help="training steps")
+    parser.add_argument("--steps", type=int, default=9000, help="training steps")
     parser.add_argument("--batch", type=int, default=64, help="pages in each batch")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--rate", type=float, default=.01, help="Muon learning rate (AdamW: x .15)")

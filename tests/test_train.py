@@ -1,0 +1,281 @@
+"""The loop: same bits, stop and go on, what a run leaves behind, and bad input that loses nothing."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, fields, replace
+
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+from nano_ki import config as configuration
+from nano_ki import draw, evaluate, language, probe, train, world
+from nano_ki.config import Config
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+
+
+def same(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished tiny run: its folder and its summary."""
+    out = tmp_path_factory.mktemp("run") / "a"
+    summary = train.train(configuration.make(**TINY, steps=20, out=str(out)))
+    return out, summary
+
+
+def test_a_run_leaves_what_readme_says(run):
+    out, summary = run
+    assert sorted(os.listdir(out)) == sorted(train.FILES)
+    assert summary == json.loads((out / "summary.json").read_text())
+    for key in ("recipe preset device seed steps train_seconds total_seconds peak_rss_mib parameters "
+                "tokens_per_chunk success right_puck vqa_before vqa_after ms_per_chunk").split():
+        assert key in summary
+    assert set(summary["success"]) == set(summary["right_puck"]) == set(world.TEST_SETS)
+    assert set(summary["success"]["seen"]) == {"rate", "low", "high", "n"}
+    assert set(summary["vqa_before"]) == set(summary["vqa_after"]) == {"where", "colour", "shape"}
+    assert set(summary["parameters"]) == {"vlm", "expert"}
+    assert min(summary["ms_per_chunk"].values()) > 0
+    assert asdict(train.load_checkpoint(out / "checkpoint.pt")["config"]) == json.loads(
+        (out / "config.json").read_text())
+    assert [m["step"] for m in train.read_metrics(out / "metrics.jsonl")] == [20]
+
+
+def test_stop_and_resume_gives_the_same_bits(run, tmp_path, tiny):
+    whole, _ = run
+    config = replace(tiny, steps=20, out=str(tmp_path / "b"))
+    assert train.train(config, stop=lambda step: step == 10) is None
+    assert not same(weights(tmp_path / "b"), weights(whole))
+    train.train(replace(config, resume=True))
+    assert same(weights(tmp_path / "b"), weights(whole))
+    again = replace(config, out=str(tmp_path / "c"), seed=1)
+    train.train(again)
+    assert not same(weights(tmp_path / "c"), weights(whole))
+
+
+def test_a_run_can_be_evaluated_again(run):
+    out, summary = run
+    model = train.load_model(out)
+    again = evaluate.measure(model)
+    assert again["success"] == summary["success"] and again["vqa_after"] == summary["vqa_after"]
+
+
+@pytest.mark.parametrize("recipe, trained", [("ki", "both"), ("joint", "both"), ("pi0", "both"),
+                                             ("pi0_fast", "vlm"), ("frozen", "expert")])
+def test_every_recipe_trains_what_it_says(recipe, trained, tmp_path):
+    config = configuration.make(**{k: v for k, v in TINY.items() if k != "vlm_samples"}, recipe=recipe,
+                                steps=3, out=str(tmp_path / "r"))
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def look(step):
+        seen.append(step)
+        return step == 3
+    original, models = train.new_model, []
+    try:
+        def keep(*a):
+            models.append(original(*a))
+            models.append({k: v.clone() for k, v in models[0].state_dict().items()})
+            return models[0]
+        train.new_model = keep
+        assert train.train(config, stop=look) is None
+    finally:
+        train.new_model = original
+    now, before = models[0].state_dict(), models[1]
+    for part in ("vlm", "expert"):
+        changed = any(not torch.equal(now[k], before[k]) for k in now if k.startswith(part))
+        assert changed == (trained in (part, "both")), part
+
+
+def test_summary_of_a_flow_free_recipe_has_no_flow(tmp_path):
+    config = configuration.make(**{k: v for k, v in TINY.items() if k != "vlm_samples"}, recipe="pi0_fast",
+                                steps=2, out=str(tmp_path / "r"))
+    assert train.train(config)["ms_per_chunk"]["flow"] is None
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path, tiny):
+    out = tmp_path / "r"
+    config = replace(tiny, steps=20, out=str(out))
+    train.train(config, stop=lambda step: step == 5)
+    good = weights(out)
+    saved = torch.load(out / "checkpoint.pt", weights_only=True)
+    saved["model"]["vlm.head.weight"][:] = float("nan")
+    torch.save(saved, out / "checkpoint.pt")
+    broken = (out / "checkpoint.pt").read_bytes()
+    with pytest.raises(FloatingPointError, match="at step 5"):
+        train.train(replace(config, resume=True))
+    assert (out / "checkpoint.pt").read_bytes() == broken and good
+
+
+def cli(*args, module="train"):
+    return subprocess.run([sys.executable, "-m", f"nano_ki.{module}", *args], cwd=ROOT, text=True,
+                          capture_output=True, timeout=120)
+
+
+@pytest.mark.parametrize("args, says", [
+    (["--stepz", "3"], "unrecognized arguments: --stepz"), (["--recipe", "kii"], "choose from"),
+    (["--preset", "huge"], "choose from"), (["--step", "3"], "unrecognized"), (["--steps", "0"], "above 0"),
+    (["--image", "50"], "multiple of 8"), (["--recipe", "pi0", "--vlm-samples", "8"], "needs --fast-loss"),
+    (["--resume"], "needs --out"), (["--vlm", "nowhere.pt"], "python -m nano_ki.pretrain"),
+    (["--vlm-width", "96"], "choose another --vlm")])
+def test_bad_flags_get_a_clear_error(args, says, tmp_path):
+    if "--out" not in args and "--resume" not in args:
+        args = [*args, "--out", str(tmp_path / "r")]
+    done = cli(*args, *(["--episodes", "50"] if "--steps" not in args else []))
+    assert done.returncode != 0 and says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_in_use_is_never_overwritten(run, tiny, tmp_path):
+    out, _ = run
+    before = (out / "summary.json").read_bytes()
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        train.train(replace(tiny, out=str(out)))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        train.train(replace(tiny, out=str(tmp_path / "notes")))
+    train.train(replace(tiny, out=str(tmp_path / "notes"), overwrite=True, steps=1))
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "keep"
+    assert (out / "summary.json").read_bytes() == before
+
+
+def test_without_out_each_run_gets_its_own_folder(tmp_path, monkeypatch, tiny):
+    monkeypatch.chdir(tmp_path)
+    assert [str(train.open_folder(tiny)) for _ in range(2)] == ["runs/ki-001", "runs/ki-002"]
+
+
+def test_bad_checkpoints_are_refused(run, tmp_path):
+    out, _ = run
+    good = (out / "checkpoint.pt").read_bytes()
+    with pytest.raises(FileNotFoundError, match="train a run first"):
+        train.load_model(tmp_path / "nothing")
+    torch.save({"weights": 3}, tmp_path / "foreign")
+    torch.save({**torch.load(out / "checkpoint.pt", weights_only=True), "model": {}}, tmp_path / "empty")
+    texts = {"cut": good[:len(good) // 2], "text": b"hello", "none": b"",
+             "foreign": (tmp_path / "foreign").read_bytes(), "empty": (tmp_path / "empty").read_bytes(),
+             "code": b"cos\nsystem\n(S'touch /tmp/owned'\ntR."}
+    for name, content in texts.items():
+        folder = tmp_path / f"run-{name}"
+        folder.mkdir()
+        (folder / "checkpoint.pt").write_bytes(content)
+        with pytest.raises(ValueError, match="checkpoint"):
+            train.load_model(folder)
+
+
+def test_bad_vlm_files_are_refused(run, tmp_path, tiny):
+    from nano_ki import pretrain
+    vlm = pretrain.new_vlm(tiny)
+    path = tmp_path / "v.pt"
+    pretrain.save_vlm(vlm, path, tiny)
+    other = pretrain.new_vlm(tiny, fast_vocab=50)
+    pretrain.load_vlm(other, path, tiny)
+    assert torch.equal(other.embed.weight[:language.FIRST_FAST], vlm.embed.weight)
+    stored = torch.load(path, weights_only=True)
+    for change, says in (({"words": ["a"]}, "other words"), ({"sizes": {}}, "another --vlm"),
+                         ({"format": 0}, "not a whole")):
+        torch.save({**stored, **change}, path)
+        with pytest.raises(ValueError, match=says):
+            pretrain.load_vlm(other, path, tiny)
+    path.write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(ValueError, match="make it again"):
+        pretrain.load_vlm(other, path, tiny)
+
+
+def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(tmp_path):
+    out = tmp_path / "r"
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
+    child = subprocess.Popen([sys.executable, "-m", "nano_ki.train", *flags, "--steps=100000", f"--out={out}"],
+                             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for _ in range(300):
+        time.sleep(.1)
+        if (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").stat().st_size:
+            break
+    child.send_signal(signal.SIGINT)
+    text, _ = child.communicate(timeout=60)
+    assert "go on with: python -m nano_ki.train --resume" in text and "Traceback" not in text
+    step = train.load_checkpoint(out / "checkpoint.pt")["step"]
+    assert step >= 20 and not list(out.glob("*.part"))
+
+
+def test_an_instruction_gets_its_gif(run):
+    out, _ = run
+    done = cli(str(out), "--instruction", "push the cyan ring to the left", module="evaluate")
+    assert done.returncode == 0, done.stderr
+    assert (out / "push-the-cyan-ring-to-the-left.gif").stat().st_size > 1000
+    for text, says in (("push the cyan rong to the left", "nearest known: ring"), ("where is the cyan ring", "no command"),
+                       ("push the cyan ring to the dot", "has no dot")):
+        done = cli(str(out), "--instruction", text, module="evaluate")
+        assert done.returncode != 0 and says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_object_that_is_not_on_the_table_is_named():
+    tables = evaluate.scene_for("push the pink cross to the top", "sides")
+    assert language.instruction(tables) == ["push the pink cross to the top"]
+    evaluate.aim(tables, "push the pink cross to the left", "sides")
+    assert language.instruction(tables) == ["push the pink cross to the left"]
+    absent = next(s for s in world.SHAPES if s not in {world.SHAPES[k] for k in tables.kind[0, :, 1]})
+    with pytest.raises(ValueError, match="no pink .* on this table; there are"):
+        evaluate.aim(tables, f"push the pink {absent} to the left", "sides")
+
+
+def test_metrics_readers_tolerate_a_torn_last_line(tmp_path):
+    (tmp_path / "m").write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert [m["step"] for m in train.read_metrics(tmp_path / "m")] == [1, 2]
+
+
+def test_every_field_is_a_flag_with_a_help_text():
+    notes = configuration.helps()
+    assert set(notes) == {f.name for f in fields(Config)} and all(notes.values())
+    assert configuration.parse(["--no-insulate", "--alpha", "3"]).alpha == 3
+    assert configuration.make(recipe="joint", insulate=True).insulate        # a flag beats the recipe
+    with pytest.raises(ValueError, match="choose from"):
+        configuration.make(recipe="x")
+
+
+def test_wilson():
+    assert evaluate.wilson(8, 10) == {"rate": .8, "low": .4902, "high": .9433, "n": 10}
+    assert evaluate.wilson(0, 10)["low"] == 0 and evaluate.wilson(10, 10)["high"] == 1
+
+
+def test_right_puck_is_the_one_that_moved_most():
+    tables = evaluate.test_scenes("all", 50, "sides")
+    other = tables.take(slice(None))
+    other.target = (other.target + 1) % 3          # an expert that pushes the wrong puck
+
+    def wrong(now):
+        now = now.take(slice(None))
+        now.target = (now.target + 1) % 3
+        return world.stroke(now)
+    won, right = evaluate.rollout(wrong, tables)
+    assert won.mean() < .2 and right.mean() < .2
+
+
+def test_probe_prints_its_table():
+    done = cli("--json", module="probe")
+    assert done.returncode == 0, done.stderr
+    table = json.loads(done.stdout)
+    assert set(table) == {"insulated", "joint"} and set(table["joint"]) == set(probe.LOSSES)
+    assert all(v == 0 for k, v in table["insulated"]["flow"].items() if k != "expert")
+    assert table["joint"]["flow"]["vision encoder"] > 0
+
+
+def test_curves_survive_empty_and_flat_data(tmp_path):
+    draw.curves({"a": {}, "b": {"x": ([1], [2])}, "c": {"y": ([1, 2], [0, 0])}}, tmp_path / "c.png")
+    assert (tmp_path / "c.png").stat().st_size > 500
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_run_on_the_gpu(tmp_path):
+    config = configuration.make(**{**TINY, "device": "cuda"}, steps=20, out=str(tmp_path / "g"))
+    assert train.train(config)["device"] == "cuda"
