@@ -22,16 +22,18 @@ class Config:
     insulate: bool = True           # stop the flow loss at the memory: the one .detach() of the method
     fast_loss: bool = True          # cross-entropy on answers: FAST tokens, and text where there is any
     flow_loss: bool = True          # train the action expert by flow matching
-    vlm_samples: int = 24           # picture-book questions in each batch (0: no co-training)
+    vlm_samples: int = 24           # questions with text answers in each batch (0: no co-training)
+    robot_questions: float = .5     # share of these that ask about pictures of the demonstrations
     freeze: bool = False            # train the expert only
     alpha: float = 1.               # weight of the flow loss
-    flow_draws: int = 4             # noises and times per sample that share one pass of the VLM
+    flow_draws: int = 2             # noises and times per sample that share one pass of the VLM
     blind: bool = False             # hide the command's words from the policy (a control)
     # The world.
     kinds: str = "seen"             # objects in the robot data: seen | recombined | new_colour | new_both | all
     goals: str = "sides"            # where pucks go: sides (by name) | pads (only the camera shows) | mixed
     episodes: int = 12000           # demonstrations (failed ones are dropped)
     wobble: float = .06             # offset of the waypoints that are executed, standard deviation
+    jitter: float = .2              # training pictures: each colour channel times 1 +- this (0: none)
     image: int = 48                 # picture side in pixels, a multiple of 8
     # Action tokens.
     gamma: float = 6.               # FAST: coefficients are rounded to 1 / gamma
@@ -45,8 +47,10 @@ class Config:
     # Training.
     steps: int = 1200               # training steps
     batch: int = 64                 # robot samples in each batch
-    vlm_rate: float = .01           # Muon learning rate of the VLM's hidden matrices (AdamW: x .15)
-    expert_rate: float = .03        # Muon learning rate of the expert's (AdamW: x .15)
+    vlm_rate: float = .005          # Muon learning rate of the VLM's hidden matrices
+    vlm_adam: float = .003          # AdamW learning rate of the VLM's embeddings and head
+    expert_rate: float = .03        # Muon learning rate of the expert's hidden matrices
+    expert_adam: float = .0045      # AdamW learning rate of the rest of the expert
     warmup: int = 100               # steps of linear warm-up; the second half decays linearly to 0
     clip: float = 1.                # gradient norm limit, for the VLM and for the expert each
     seed: int = 0                   # of everything random
@@ -129,12 +133,14 @@ def make(**given):
 def check(c):
     """ValueError if a value is out of range or two of them clash."""
     for name in ("episodes", "steps", "batch", "flow_draws", "euler_steps", "scenes", "warmup", "clip",
-                 "gamma", "vlm_rate", "expert_rate"):
+                 "gamma", "vlm_rate", "vlm_adam", "expert_rate", "expert_adam"):
         if not getattr(c, name) > 0:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be above 0")
-    for name in ("vlm_samples", "alpha", "wobble", "seed", "check_every"):
+    for name in ("vlm_samples", "alpha", "wobble", "jitter", "seed", "check_every"):
         if getattr(c, name) < 0:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be 0 or more")
+    if not 0 <= c.robot_questions <= 1:
+        raise ValueError(f"--robot-questions is {c.robot_questions}; it is a share, 0 to 1")
     if c.image % 8 or not 16 <= c.image <= 192:
         raise ValueError(f"--image is {c.image}; it must be a multiple of 8 from 16 to 192")
     if c.vlm_width % 32 or c.vlm_width < 32:

@@ -80,22 +80,33 @@ class Data:
             row[len(ids)] = END
 
     def batch(self):
-        """The next Batch: config.batch robot samples, then config.vlm_samples questions."""
+        """The next Batch: config.batch robot samples, then config.vlm_samples questions. A share of the
+        questions is about robot pictures of the demonstrations, the rest about new picture-book pages."""
         c, rng = self.config, self.rng
         pick = rng.integers(len(self.tables), size=c.batch)
         tables = self.tables.take(pick)
         image, prompt, answer = look(tables, c), say(tables, c), self.answers[pick]
         if c.vlm_samples:
-            book = world.sample(rng, c.vlm_samples)
-            image = np.concatenate((image, render.picture_book(book, rng, c.image)))
-            questions, answers = language.lesson(book, rng)
+            on_robot = round(c.vlm_samples * c.robot_questions)
+            book = world.sample(rng, c.vlm_samples - on_robot)
+            shown = self.tables.take(rng.integers(len(self.tables), size=on_robot))
+            image = np.concatenate((image, look(shown, c), render.picture_book(book, rng, c.image)))
+            questions, answers = language.lesson(world.join((shown, book)), rng)
             prompt = np.concatenate((prompt, questions))
             wide = max(answer.shape[1], answers.shape[1])
             answer = np.concatenate([np.pad(a, ((0, 0), (0, wide - a.shape[1])), constant_values=PAD)
                                      for a in (answer, answers)])
+        if c.jitter:
+            image = jitter(image, rng, c.jitter)
         # Trailing columns that are padding for everybody cost time and teach nothing.
         answer = answer[:, :(answer != PAD).any(0).sum()]
         return Batch(*map(torch.from_numpy, (image, prompt, answer, self.chunks[pick])))
+
+
+def jitter(image, rng, amount):
+    """Pictures in another light: each colour channel of each picture times 1 +- amount, uint8 as before."""
+    gain = rng.uniform(1 - amount, 1 + amount, (len(image), 1, 1, 3)).astype(np.float32)
+    return np.minimum(image * gain, 255).astype(np.uint8)
 
 
 def look(tables, config):

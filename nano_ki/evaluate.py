@@ -250,6 +250,9 @@ def table(summary):
     if "train_seconds" in summary:
         lines.append(f"{'seconds':24s}training {summary['train_seconds']}, all {summary['total_seconds']}; "
                      f"peak memory {summary['peak_rss_mib']} MiB")
+        lines.append(f"{'speed':24s}{1000 * summary['train_seconds'] / summary['steps']:.0f} ms a step of "
+                     f"{summary['gflop_per_step']} GFLOP, {100 * summary['share_of_peak']:.0f} % of this "
+                     f"machine's float32 matrix peak ({summary['matrix_peak_gflops']} GFLOP/s)")
     return "\n".join(lines)
 
 

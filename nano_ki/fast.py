@@ -8,10 +8,15 @@ byte-pair encoding swallows in long runs. Here the pairs are merged over an alph
 -A..A. A = ceil(gamma * reach * sqrt(H)): by Cauchy-Schwarz no chunk with |x| <= reach can leave it, so
 there are no unseen symbols. Every sequence drawn under `allowed` decodes. Needs numpy alone.
 
-Try it: python -m nano_ki.fast          Read next: vit.py
+Try it: python -m nano_ki.fast [FILE.npz --horizon 30]          Read next: episodes.py
 """
+import argparse
 import json
 import os
+import sys
+import time
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -144,12 +149,13 @@ class FAST:
         if strict and len(wrong):
             raise ValueError(f"sequence {wrong[0]} stands for {total[wrong[0]]} of {size} coefficients; "
                              "draw tokens under allowed(), or pass strict=False to cut or fill with 0")
-        row = np.repeat(np.arange(len(count)), total)
-        column = np.arange(len(symbols)) - np.repeat(np.cumsum(total) - total, total)
-        grid = np.zeros((len(count), size))
-        keep = column < size
-        grid[row[keep], column[keep]] = symbols[keep]
-        coefficient = grid.reshape(-1, self.horizon, self.dims) / self.gamma
+        if len(wrong):                                        # cut, or fill with 0
+            row = np.repeat(np.arange(len(count)), total)
+            column = np.arange(len(symbols)) - np.repeat(np.cumsum(total) - total, total)
+            grid, keep = np.zeros((len(count), size)), column < size
+            grid[row[keep], column[keep]] = symbols[keep]
+            symbols = grid
+        coefficient = symbols.reshape(-1, self.horizon, self.dims) / self.gamma
         return self.restore(np.matmul(self.dct.T, coefficient))
 
     def allowed(self, prefix):
@@ -169,11 +175,30 @@ class FAST:
         half = .5 / self.gamma
         return half, half * np.abs(self.dct).sum(0).max()
 
+    def report(self, chunks):
+        """What these chunks cost and lose, as a dict of numbers.
+
+        tokens_mean, tokens_p50, tokens_p95, tokens_max per chunk; naive (one token a number) and
+        compression against it; rmse and max_error in normalised units with their bounds (rmse_bound,
+        bound), which hold when `saturated` coefficients are 0.
+        """
+        tokens = self.encode(chunks)
+        saturated = self.saturated
+        error = self.normalise(self.decode(tokens)) - self.normalise(_check(chunks, "chunks"))
+        count = np.array([len(t) for t in tokens])
+        naive, (rmse_bound, bound) = self.horizon * self.dims, self.bound()
+        return {"chunks": len(count), "tokens_mean": count.mean(), "tokens_p50": np.percentile(count, 50),
+                "tokens_p95": np.percentile(count, 95), "tokens_max": int(count.max()), "naive": naive,
+                "compression": naive / count.mean(), "rmse": np.sqrt((error ** 2).mean()),
+                "rmse_bound": rmse_bound, "max_error": np.abs(error).max(), "bound": bound,
+                "saturated": saturated}
+
     def state(self):
-        """Everything, as plain numbers and lists."""
-        return dict(format="nano_ki FAST", version=VERSION, horizon=self.horizon, gamma=self.gamma,
+        """Everything, as plain numbers and lists, with a checksum: one wrong digit would go unnoticed."""
+        data = dict(format="nano_ki FAST", version=VERSION, horizon=self.horizon, gamma=self.gamma,
                     alphabet=self.alphabet, low=self.low.tolist(), high=self.high.tolist(),
                     merges=self.merges.tolist())
+        return data | {"checksum": _checksum(data)}
 
     @classmethod
     def from_state(cls, data, source="the state"):
@@ -181,6 +206,8 @@ class FAST:
         try:
             if data["format"] != "nano_ki FAST" or data["version"] != VERSION:
                 raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
+            if data["checksum"] != _checksum({k: v for k, v in data.items() if k != "checksum"}):
+                raise ValueError("the checksum does not fit: something was changed")
             H, D, A = data["horizon"], len(data["low"]), data["alphabet"]
             numbers = np.array([data["low"], data["high"]], np.float64)
             merges = np.array(data["merges"])
@@ -234,6 +261,10 @@ class FAST:
         return ids.astype(np.int64)
 
 
+def _checksum(data):
+    return zlib.crc32(json.dumps(data, sort_keys=True).encode())
+
+
 def _check(array, name):
     try:
         array = np.asarray(array, np.float64)
@@ -255,7 +286,8 @@ def _flatten(symbols):
 
 def _matches(seq, a, b):
     """Positions of the pair (a, b), left to right, without overlaps (a a a holds one a a)."""
-    at = np.flatnonzero((seq[:-1] == a) & (seq[1:] == b))
+    at = np.flatnonzero(seq == a)
+    at = at[seq[at + 1] == b]                  # (the last entry is a GAP, so at + 1 exists)
     if a == b and len(at) > 1:
         new_run = np.diff(at, prepend=-2) > 1
         run_start = np.maximum.accumulate(np.where(new_run, at, 0))
@@ -268,37 +300,146 @@ def _learn(symbols, base, vocab):
     seq = _flatten(symbols).astype(np.int16 if vocab < 30000 else np.int32)
     counts = np.zeros((vocab, vocab), np.int32)
 
-    def count(at, sign):
-        at = at[(at >= 0) & (at < len(seq) - 1)]
-        at = at[(seq[at] != GAP) & (seq[at + 1] != GAP)]
-        np.add.at(counts, (seq[at], seq[at + 1]), sign)
+    def count(at, around, sign):
+        """Count the pairs that begin at at + around (each once: at is sorted, so twins are neighbours)."""
+        at = (at[:, None] + around).ravel()
+        at = at[np.diff(at, prepend=-9) != 0]
+        a, b = seq[at], seq[at + 1]
+        real = (a != GAP) & (b != GAP)
+        np.add.at(counts.ravel(), a[real].astype(np.intp) * vocab + b[real], sign)
 
-    count(np.arange(len(seq) - 1), 1)
+    count(np.arange(len(seq) - 1), 0, 1)
     merges = []
     for new in range(base, vocab):
         a, b = divmod(int(counts.argmax()), vocab)
         if counts[a, b] < 2:
             break                                          # nothing repeats any more
         at = _matches(seq, a, b)
-        count(np.unique(np.concatenate((at - 1, at, at + 1))), -1)     # pairs that end here ...
+        count(at, np.array((-1, 0, 1)), -1)                # pairs that end here ...
         seq[at] = new
         seq = np.delete(seq, at + 1)
         at = at - np.arange(len(at))                       # where the new tokens are now
-        count(np.unique(np.concatenate((at - 1, at))), 1)              # ... and those that begin
+        count(at, np.array((-1, 0)), 1)                    # ... and those that begin
         merges.append((a, b))
     return merges
 
 
+def read_episodes(path):
+    """A list of float arrays [T, D] from an .npz with `flat` [sum T, D] and `lengths` [episodes]."""
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            flat, lengths = _check(z["flat"], "flat"), np.asarray(z["lengths"])
+    except (KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not an .npz with arrays flat [sum T, D] and lengths: {error}") from None
+    whole = flat.ndim == 2 and lengths.ndim == 1 and lengths.dtype.kind in "iu"
+    if not whole or (lengths < 0).any() or lengths.sum() != len(flat):
+        raise ValueError(f"{path}: flat has shape {flat.shape}, lengths {lengths.dtype} of shape {lengths.shape} "
+                         f"adding up to {lengths.sum()}; wanted [sum T, D] and whole numbers adding up to sum T")
+    return np.split(flat, np.cumsum(lengths)[:-1])
+
+
+def windows(episodes, horizon, stride):
+    """Chunks [N, H, D]: every `stride`-th window of each episode; shorter episodes give none."""
+    views = [np.lib.stride_tricks.sliding_window_view(e, horizon, 0)[::stride] for e in episodes
+             if len(e) >= horizon]
+    if not views:
+        raise ValueError(f"no episode is {horizon} steps long; the longest has {max(map(len, episodes), default=0)}")
+    return np.concatenate(views).swapaxes(1, 2)
+
+
+def plot(fast, chunk, path):
+    """PNG: one chunk before and after, its coefficients, and the spans of its tokens."""
+    from PIL import Image, ImageDraw, ImageFont
+    tokens = fast.encode(chunk)
+    before, after = fast.normalise(chunk), fast.normalise(fast.decode(tokens))
+    grid = (fast._symbols(chunk[None]) - fast.alphabet).reshape(fast.horizon, fast.dims)
+    cell = max(3, min(14, 900 // fast.dims, 420 // fast.horizon))
+    wide = max(900, fast.dims * cell + 40)
+    image = Image.new("RGB", (wide, 320 + fast.horizon * cell), "white")
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    hues = [tuple(int(127 + 110 * np.cos(2.4 * d + k)) for k in (0, 2.1, 4.2)) for d in range(fast.dims)]
+    low, high = min(before.min(), after.min()), max(before.max(), after.max()) + 1e-9
+    pen.text((20, 6), f"one chunk, {fast.horizon} steps x {fast.dims} dimensions, normalised: as it was (thin), "
+             "decoded (dots)", "black", font)
+    for d in range(fast.dims):
+        x = 20 + np.arange(fast.horizon) * (wide - 40) / max(fast.horizon - 1, 1)
+        pen.line(list(zip(x, 215 - 185 * (before[:, d] - low) / (high - low), strict=True)), hues[d], 1)
+        for px, py in zip(x, 215 - 185 * (after[:, d] - low) / (high - low), strict=True):
+            pen.ellipse((px - 2, py - 2, px + 2, py + 2), hues[d])
+    pen.text((20, 228), f"its {grid.size} coefficients, one row a frequency (lowest first), one column a dimension; "
+             "blue -, red +, grey 0;", "black", font)
+    pen.text((20, 246), f"a black bar begins each of its {len(tokens)} tokens", "black", font)
+    for k, value in enumerate(grid.ravel()):
+        x, y = 20 + k % fast.dims * cell, 272 + k // fast.dims * cell
+        shade = int(150 * min(1, abs(value) / 8))
+        pen.rectangle((x, y, x + cell - 1, y + cell - 1), (230, 230, 230) if value == 0 else
+                      (255, 190 - shade, 190 - shade) if value > 0 else (190 - shade, 190 - shade, 255))
+    for k in np.cumsum(fast.lengths[tokens]) - fast.lengths[tokens]:
+        x, y = 20 + k % fast.dims * cell, 272 + k // fast.dims * cell
+        pen.line((x, y, x, y + cell - 1), "black", max(1, cell // 5))
+    image.save(f"{path}.part", "PNG")
+    os.replace(f"{path}.part", path)
+
+
+HELP_DATA = """
+Data: an .npz with `flat`, float [sum T, D], all episodes behind each other, and `lengths`, int [episodes].
+From LeRobot: a dataset's parquet files hold a row a frame; np.stack the column "action", and count rows per
+"episode_index" for lengths. From LIBERO (HDF5): flat is the concatenation of data/demo_*/actions, lengths
+their numbers of rows. Then np.savez("mine.npz", flat=flat, lengths=lengths)."""
+
+
 def main():
-    rng = np.random.default_rng(0)
-    t = np.linspace(0, 1, 16)[:, None]
-    chunks = rng.normal(size=(500, 1, 3)) + rng.normal(size=(500, 1, 3)) * t + np.sin(
-        6 * t * rng.random((500, 1, 3)))
-    fast = FAST.fit(chunks, gamma=10, vocab=512)
-    tokens = fast.encode(chunks)
-    error = fast.normalise(fast.decode(tokens)) - fast.normalise(chunks)
-    print(f"chunks {chunks.shape}: {16 * 3} numbers -> {np.mean([len(t) for t in tokens]):.1f} tokens, "
-          f"RMSE {np.sqrt((error ** 2).mean()):.4f} (bound {fast.bound()[0]})")
+    parser = argparse.ArgumentParser(
+        description="Fit a FAST tokenizer on the first 80 % of a file's episodes, report on the rest.",
+        epilog=HELP_DATA, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("file", nargs="?", help="episodes; none: smooth made-up chunks")
+    parser.add_argument("--horizon", type=int, default=30, help="steps per chunk (about one second)")
+    parser.add_argument("--gamma", type=float, default=10., help="coefficients are rounded to 1 / gamma")
+    parser.add_argument("--vocab", type=int, default=1024, help="tokens in all")
+    parser.add_argument("--stride", type=int, default=5, help="steps from one window to the next")
+    parser.add_argument("--out", help="JSON to write the tokenizer to (default: FILE.fast.json)")
+    parser.add_argument("--plot", help="PNG of one chunk, its coefficients and tokens")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args()
+    try:
+        if min(args.horizon, args.stride) < 1:
+            raise ValueError(f"--horizon {args.horizon}, --stride {args.stride}; both must be above 0")
+        if args.file:
+            episodes = read_episodes(args.file)
+        else:
+            rng, t = np.random.default_rng(0), np.linspace(0, 4, 120)[:, None]
+            episodes = [np.sin(t * rng.uniform(.5, 2, 7) + rng.uniform(0, 6, 7)) for _ in range(50)]
+        cut = max(1, int(.8 * len(episodes)))
+        train, test = (windows(part, args.horizon, args.stride) for part in (episodes[:cut], episodes[cut:]))
+        start = time.perf_counter()
+        fast = FAST.fit(train, args.gamma, args.vocab)
+        fit_s = time.perf_counter() - start
+        start = time.perf_counter()
+        tokens = fast.encode(test)
+        encode_ms = 1000 * (time.perf_counter() - start) / len(test)
+        start = time.perf_counter()
+        fast.decode(tokens)
+        decode_ms = 1000 * (time.perf_counter() - start) / len(test)
+        report = {k: round(float(v), 5) for k, v in fast.report(test).items()}
+        report |= {"fit_s": round(fit_s, 3), "encode_ms": round(encode_ms, 4), "decode_ms": round(decode_ms, 4)}
+        out = args.out or (f"{args.file.removesuffix('.npz')}.fast.json" if args.file else None)
+        if out:
+            fast.save(out)
+        if args.plot:
+            plot(fast, test[len(test) // 2], args.plot)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    if args.json:
+        print(json.dumps(report))
+        return
+    r = report
+    print(f"{len(train)} chunks to fit ({r['fit_s']} s), {len(test)} to test, {fast.horizon} x {fast.dims}")
+    print(f"  tokens per chunk  mean {r['tokens_mean']:.1f}  p50 {r['tokens_p50']:.0f}  p95 {r['tokens_p95']:.0f}  "
+          f"max {r['tokens_max']:.0f}   naive {r['naive']:.0f}: {r['compression']:.1f} x as many")
+    print(f"  RMSE {r['rmse']:.4f} (bound {r['rmse_bound']:.3f})  maximum error {r['max_error']:.3f} "
+          f"(bound {r['bound']:.3f})  saturated coefficients {r['saturated']:.0f}")
+    print(f"  encode {r['encode_ms']:.3f} ms, decode {r['decode_ms']:.3f} ms a chunk, in batch"
+          + (f"   -> {out}" if out else ""))
 
 
 if __name__ == "__main__":

@@ -28,18 +28,18 @@ FORMAT = "nano_ki VLM 1"
 HIDDEN = ("blocks.", "small.", "large.")      # names of modules whose matrices Muon trains
 
 
-def optimisers(module, rate):
-    """Muon (arXiv 2502.16982) on hidden matrices, AdamW at .15 x its rate on the rest: what touches
-    words, pixels' biases, times and actions directly.
+def optimisers(module, muon_rate, adam_rate):
+    """Muon (arXiv 2502.16982) on hidden matrices, AdamW on the rest: what touches words, actions, times
+    and biases directly. AdamW alone stays on the plateau before grounding sets in.
 
-    AdamW alone stays on the plateau before grounding sets in. Each group keeps its rate in "peak".
+    Each group keeps its rate in "peak", for `set_rate`.
     """
     hidden, rest = [], []
     for name, p in module.named_parameters():
         if p.requires_grad:
             (hidden if p.ndim == 2 and name.removeprefix("vit.").startswith(HIDDEN) else rest).append(p)
-    both = [torch.optim.Muon(hidden, lr=rate, momentum=.95, weight_decay=0.),
-            torch.optim.AdamW(rest, lr=.15 * rate, betas=(.9, .95), weight_decay=0.)]
+    both = [torch.optim.Muon(hidden, lr=muon_rate, momentum=.95, weight_decay=0.),
+            torch.optim.AdamW(rest, lr=adam_rate, betas=(.9, .95), weight_decay=0.)]
     for optimiser in both:
         for group in optimiser.param_groups:
             group["peak"] = group["lr"]
@@ -124,7 +124,7 @@ def pretrain(config, path, steps, batch, seed, rate):
     start, rng = time.perf_counter(), np.random.default_rng((seed, 2))
     torch.manual_seed(seed)
     vlm = new_vlm(config).to(config.device)
-    groups = optimisers(vlm, rate)
+    groups = optimisers(vlm, rate, .15 * rate)
     bar, smooth = tqdm(range(steps), desc="pretrain", dynamic_ncols=True,
                mininterval=.2 if sys.stderr.isatty() else 20), None
     for step in bar:

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from nano_ki import config as configuration
@@ -56,7 +57,8 @@ def train(config, stop=lambda step: False):
         model.vlm.requires_grad_(False)
     trained = [name for name in parts if not (name == "vlm" and config.freeze)
                and not (name == "expert" and not config.flow_loss)]
-    groups = [o for name in trained for o in optimisers(parts[name], getattr(config, f"{name}_rate"))]
+    rates = {"vlm": (config.vlm_rate, config.vlm_adam), "expert": (config.expert_rate, config.expert_adam)}
+    groups = [o for name in trained for o in optimisers(parts[name], *rates[name])]
     first, seconds = 0, 0.
     if saved:
         first, seconds = restore(saved, model, groups, noise, data)
@@ -121,6 +123,8 @@ def train(config, stop=lambda step: False):
 def finish(config, data, model, out, vqa_before, seconds, began, say):
     """Evaluate, draw and write what came out; returns the summary."""
     say("evaluating ...")
+    batch = Batch(*(x.to(config.device) for x in data.batch()))
+    speed = utilisation(model, batch, seconds / config.steps)
     parameters = {k: sum(p.numel() for p in m.parameters()) for k, m in
                   (("vlm", model.vlm), ("expert", model.expert))}
     result = evaluate.measure(model)
@@ -135,7 +139,7 @@ def finish(config, data, model, out, vqa_before, seconds, began, say):
                "total_seconds": round(time.perf_counter() - began, 1), "peak_rss_mib": round(peak),
                "parameters": parameters, "tokens_per_chunk": round(data.tokens_per_chunk, 2),
                "insulate": config.insulate, "vqa_before": vqa_before["book"],
-               "vqa_before_robot": vqa_before["robot"], **result}
+               "vqa_before_robot": vqa_before["robot"], **result, **speed}
     write_json(out / "summary.json", summary)
     say(evaluate.table(summary))
     say(f"{out}/ holds config.json, metrics.jsonl, checkpoint.pt, curves.png, rollouts.gif, summary.json")
@@ -148,6 +152,23 @@ def new_model(config, fast):
     if config.vlm:
         load_vlm(model.vlm, config.vlm, config)
     return model.to(config.device)
+
+
+def utilisation(model, batch, seconds):
+    """Of one training step that took `seconds`: its counted matrix work, and the share of the peak that a
+    large float32 matrix product reaches on this machine now."""
+    with FlopCounterMode(display=False) as counter:
+        out = model.losses(batch)
+        (out["ce"] + out["flow"]).backward()
+    model.zero_grad(set_to_none=True)
+    a, best = torch.randn(2048, 2048, device=batch.image.device), float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    peak, work = 2 * 2048 ** 3 / best, counter.get_total_flops()
+    return {"gflop_per_step": round(work / 1e9, 2), "matrix_peak_gflops": round(peak / 1e9),
+            "share_of_peak": round(work / seconds / peak, 3)}
 
 
 def explain(config, data, model, out, vqa_before, say):
@@ -163,7 +184,7 @@ def explain(config, data, model, out, vqa_before, say):
         + (f"; the flow gradient {stop}" if config.flow_loss else ""))
     say(f"  data: {config.episodes} demonstrations of {len(world.KINDS[config.kinds])} kinds of object -> "
         f"{len(data.tables)} samples (planning moments of those that succeeded)")
-    say(f"  {config.steps} steps of {config.batch} robot + {config.vlm_samples} picture-book samples: "
+    say(f"  {config.steps} steps of {config.batch} robot + {config.vlm_samples} question samples: "
         f"{seen:.1f} passes over the demonstrations")
     say(f"  a chunk of {data.chunks[0].size} numbers is {data.tokens_per_chunk:.1f} FAST tokens "
         f"(at most {data.answers.shape[1] - 1}), gamma {config.gamma:g}, {data.fast.vocab} tokens in all")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nano_ki import language
-from nano_ki.fast import FAST, GAP, _flatten, dct_matrix
+from nano_ki.fast import FAST, GAP, _checksum, _flatten, dct_matrix
 
 
 def smooth(rng, n, h, d, rough=.02):
@@ -179,7 +179,9 @@ def test_edited_files_are_refused(fast, tmp_path):
     for key, value in (("version", 2), ("horizon", 0), ("horizon", 16.5), ("alphabet", -3), ("gamma", 0),
                        ("gamma", "ten"), ("low", [1, 2]), ("low", [np.nan] * 3), ("merges", [[1, 2, 3]]),
                        ("merges", [[600, 1]]), ("merges", [[.5, 1]]), ("merges", None), ("high", [-9, -9, -9])):
-        texts.append(json.dumps({**good, key: value}))
+        edited = {k: v for k, v in {**good, key: value}.items() if k != "checksum"}
+        texts.append(json.dumps(edited | {"checksum": _checksum(edited)}))       # wrong, though it adds up
+    texts.append(json.dumps({**good, "alphabet": good["alphabet"] + 1}))          # plausible, but edited
     texts += [json.dumps({k: v for k, v in good.items() if k != key}) for key in good]
     for text in texts:
         path.write_text(text)

@@ -190,7 +190,7 @@ def test_one_batch_is_learned_by_heart(tiny, data):
     from nano_ki.pretrain import optimisers, schedule, set_rate
     torch.manual_seed(0)
     model, batch = VLA(tiny, data.fast), data.batch()
-    groups = optimisers(model.vlm, .02) + optimisers(model.expert, .03)
+    groups = optimisers(model.vlm, .02, .003) + optimisers(model.expert, .03, .0045)
     noise = torch.Generator().manual_seed(0)
     for step in range(200):
         out = model.losses(batch, noise)
