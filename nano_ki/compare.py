@@ -98,6 +98,7 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--results", default=str(RESULTS), help="jsonl to append to")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, sharing the cores")
+    parser.add_argument("--threads", type=int, help="threads of each run (default: cores / jobs)")
     parser.add_argument("--tables", action="store_true", help="write README's tables from the results; train nothing")
     args, flags = parser.parse_known_args()         # the rest goes to nano_ki.train
     results = Path(args.results)
@@ -107,7 +108,7 @@ def main():
         done = {(m["arm"], m["seed"], *m["flags"]) for m in lines}
         todo = [(a, s) for s in args.seeds for a in args.arms if (a, s, *flags) not in done]
         print(f"{len(todo)} runs to do, {args.jobs} at a time")
-        threads = max(1, (os.cpu_count() or 1) // args.jobs)
+        threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
         with ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(lambda job: run(*job, flags, results, threads), todo))
         lines = read_metrics(results)

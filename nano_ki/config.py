@@ -8,7 +8,7 @@ Try it: python -m nano_ki.train --help          Read next: world.py
 import argparse
 import inspect
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -18,7 +18,7 @@ from nano_ki.world import STEPS
 @dataclass(frozen=True)
 class Config:
     # What is trained, and how the two parts meet.
-    recipe: str = "ki"              # ki | joint | pi0 | pi0_fast | frozen: sets the five fields below
+    recipe: str = "ki"              # ki | joint | pi0 | pi0_fast | frozen: sets the fields down to freeze
     insulate: bool = True           # stop the flow loss at the memory: the one .detach() of the method
     fast_loss: bool = True          # cross-entropy on answers: FAST tokens, and text where there is any
     flow_loss: bool = True          # train the action expert by flow matching
@@ -33,7 +33,6 @@ class Config:
     goals: str = "sides"            # where pucks go: sides (by name) | pads (only the camera shows) | mixed
     episodes: int = 12000           # demonstrations (failed ones are dropped)
     wobble: float = .06             # offset of the waypoints that are executed, standard deviation
-    jitter: float = .2              # training pictures: each colour channel times 1 +- this (0: none)
     image: int = 48                 # picture side in pixels, a multiple of 8
     # Action tokens.
     gamma: float = 6.               # FAST: coefficients are rounded to 1 / gamma
@@ -45,9 +44,9 @@ class Config:
     expert_width: int = 96          # width of the action expert
     vlm: str = "data/vlm.pt"        # pre-trained VLM to start from ("" starts from nothing)
     # Training.
-    steps: int = 1200               # training steps
+    steps: int = 2000               # training steps
     batch: int = 64                 # robot samples in each batch
-    vlm_rate: float = .005          # Muon learning rate of the VLM's hidden matrices
+    vlm_rate: float = .002          # Muon learning rate of the VLM's hidden matrices
     vlm_adam: float = .003          # AdamW learning rate of the VLM's embeddings and head
     expert_rate: float = .03        # Muon learning rate of the expert's hidden matrices
     expert_adam: float = .0045      # AdamW learning rate of the rest of the expert
@@ -60,7 +59,7 @@ class Config:
     euler_steps: int = 10           # integration steps per chunk
     execute: int = 8                # waypoints executed before the next plan
     scenes: int = 400               # evaluation scenes in each test set
-    check_every: int = 300          # steps between short evaluations during training (0: none)
+    check_every: int = 500          # steps between short evaluations during training (0: none)
     out: str = ""                   # folder of the run ("": a new one under runs/)
     overwrite: bool = False         # replace the run that --out already holds
     resume: bool = False            # go on with the run that --out holds
@@ -100,14 +99,15 @@ def add_flags(parser):
             parser.add_argument(flag, type=field.type, choices=CHOICES.get(field.name), **options)
 
 
-def parse(argv=None, description=None, start=None):
-    """Command line -> Config. `start`: a Config whose values hold where no flag is given (no preset or
-    recipe is applied then). Unknown flags and values end the program with a message."""
+def parse(argv=None, description=None):
+    """Command line -> Config. Unknown flags and values end the program with a message."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     add_flags(parser)
     given = vars(parser.parse_args(argv))
+    if given.get("resume") and set(given) - {"resume", "out"}:
+        parser.error(f"--resume goes on with the run's own settings; drop {', '.join(set(given) - {'resume', 'out'})}")
     try:
-        return replace(start, **given) if start else make(**given)
+        return make(**given)
     except ValueError as error:
         parser.error(str(error))
 
@@ -136,7 +136,7 @@ def check(c):
                  "gamma", "vlm_rate", "vlm_adam", "expert_rate", "expert_adam"):
         if not getattr(c, name) > 0:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be above 0")
-    for name in ("vlm_samples", "alpha", "wobble", "jitter", "seed", "check_every"):
+    for name in ("vlm_samples", "alpha", "wobble", "seed", "check_every"):
         if getattr(c, name) < 0:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be 0 or more")
     if not 0 <= c.robot_questions <= 1:

@@ -12,20 +12,23 @@ INK, GREY, PAPER = (30, 30, 30), (150, 150, 150), (255, 255, 255)
 LINES = ((31, 119, 180), (214, 99, 20), (44, 140, 44), (190, 40, 50), (120, 85, 170), (110, 75, 65))
 
 
-def curves(charts, path, width=480, height=300):
-    """PNG of charts side by side. charts: {title: {name: (xs, ys)}}; curves with no points are left out."""
-    sheet = Image.new("RGB", (width * len(charts), height), PAPER)
+def curves(charts, path, width=480, height=300, columns=4):
+    """PNG of charts, `columns` of them in a row. charts: {title: {name: (xs, ys)}}; curves with no points are left out."""
+    columns = min(columns, len(charts))
+    sheet = Image.new("RGB", (width * columns, height * -(-len(charts) // columns)), PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for i, (title, lines) in enumerate(charts.items()):
-        left, top, right, bottom = i * width + 52, 34, (i + 1) * width - 16, height - 30
+        left, top = i % columns * width + 52, i // columns * height + 34
+        right, bottom = left + width - 68, top + height - 64
         lines = {name: np.array(xy, float) for name, xy in lines.items() if len(xy[0])}
-        pen.text((left, 8), title, INK, font)
+        pen.text((left, top - 26), title, INK, font)
         if not lines:
             pen.text((left, top), "no data", GREY, font)
             continue
         xy = np.concatenate(list(lines.values()), 1)
         (x0, y0), (x1, y1) = xy.min(1), xy.max(1)
-        y0, y1 = min(0, y0), (y1 if y1 > y0 else y0 + 1)
+        y0 = min(0, y0)
+        y1 = y1 if y1 > y0 else y0 + 1
         x1 = x1 if x1 > x0 else x0 + 1
         for k in range(5):
             y = bottom - (bottom - top) * k / 4
@@ -41,7 +44,8 @@ def curves(charts, path, width=480, height=300):
             if len(points) < 30:
                 for x, y in points:
                     pen.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
-            pen.text((right - 4, top + 4 + 16 * k), name, colour, font, "ra")
+            if len(lines) > 1:
+                pen.text((right - 4, top + 4 + 16 * k), name, colour, font, "ra")
     _save(sheet, path)
 
 

@@ -96,17 +96,9 @@ class Data:
             wide = max(answer.shape[1], answers.shape[1])
             answer = np.concatenate([np.pad(a, ((0, 0), (0, wide - a.shape[1])), constant_values=PAD)
                                      for a in (answer, answers)])
-        if c.jitter:
-            image = jitter(image, rng, c.jitter)
         # Trailing columns that are padding for everybody cost time and teach nothing.
         answer = answer[:, :(answer != PAD).any(0).sum()]
         return Batch(*map(torch.from_numpy, (image, prompt, answer, self.chunks[pick])))
-
-
-def jitter(image, rng, amount):
-    """Pictures in another light: each colour channel of each picture times 1 +- amount, uint8 as before."""
-    gain = rng.uniform(1 - amount, 1 + amount, (len(image), 1, 1, 3)).astype(np.float32)
-    return np.minimum(image * gain, 255).astype(np.uint8)
 
 
 def look(tables, config):

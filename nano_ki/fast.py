@@ -381,6 +381,15 @@ def plot(fast, chunk, path):
     os.replace(f"{path}.part", path)
 
 
+def _median_seconds(function, times=5):
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken))
+
+
 HELP_DATA = """
 Data: an .npz with `flat`, float [sum T, D], all episodes behind each other, and `lengths`, int [episodes].
 From LeRobot: a dataset's parquet files hold a row a frame; np.stack the column "action", and count rows per
@@ -414,12 +423,9 @@ def main():
         start = time.perf_counter()
         fast = FAST.fit(train, args.gamma, args.vocab)
         fit_s = time.perf_counter() - start
-        start = time.perf_counter()
         tokens = fast.encode(test)
-        encode_ms = 1000 * (time.perf_counter() - start) / len(test)
-        start = time.perf_counter()
-        fast.decode(tokens)
-        decode_ms = 1000 * (time.perf_counter() - start) / len(test)
+        encode_ms, decode_ms = (1000 * _median_seconds(f) / len(test) for f in (
+            lambda: fast.encode(test), lambda: fast.decode(tokens)))
         report = {k: round(float(v), 5) for k, v in fast.report(test).items()}
         report |= {"fit_s": round(fit_s, 3), "encode_ms": round(encode_ms, 4), "decode_ms": round(decode_ms, 4)}
         out = args.out or (f"{args.file.removesuffix('.npz')}.fast.json" if args.file else None)

@@ -125,8 +125,9 @@ def pretrain(config, path, steps, batch, seed, rate):
     torch.manual_seed(seed)
     vlm = new_vlm(config).to(config.device)
     groups = optimisers(vlm, rate, .15 * rate)
-    bar, smooth = tqdm(range(steps), desc="pretrain", dynamic_ncols=True,
-               mininterval=.2 if sys.stderr.isatty() else 20), None
+    bar = tqdm(range(steps), desc="pretrain", dynamic_ncols=True,
+               mininterval=.2 if sys.stderr.isatty() else 20)
+    smooth = None
     for step in bar:
         image, prompt, answer = (x.to(config.device) for x in lesson_batch(rng, batch, config.image))
         logits, _ = vlm(vlm.prefix(image, prompt), answer[:, :-1])
@@ -146,7 +147,7 @@ def pretrain(config, path, steps, batch, seed, rate):
             tqdm.write(f"step {step + 1}: loss {smooth:.3f} {scores}")
             save_vlm(vlm, path, config)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    made = {"command": "python -m nano_ki.pretrain " + " ".join(sys.argv[1:]), "seed": seed,
+    made = {"command": " ".join(["python -m nano_ki.pretrain", *sys.argv[1:]]), "seed": seed,
             "commit": commit.stdout.strip() or "unknown", "date": date.today().isoformat(),
             "steps": steps, "batch": batch, "minutes": round((time.perf_counter() - start) / 60, 1),
             "device": config.device, "threads": torch.get_num_threads(), "torch": torch.__version__,

@@ -69,8 +69,9 @@ def train(config, stop=lambda step: False):
     metrics = open_metrics(out / "metrics.jsonl", first)
     explain(config, data, model, out, vqa_before, say)
 
-    bar, shown = tqdm(total=config.steps, initial=first, desc=config.recipe, dynamic_ncols=True,
-               mininterval=.2 if sys.stderr.isatty() else 20), {}
+    bar = tqdm(total=config.steps, initial=first, desc=config.recipe, dynamic_ncols=True,
+               mininterval=.2 if sys.stderr.isatty() else 20)      # (a log file needs fewer lines)
+    shown = {}
     start = time.perf_counter() - seconds
     for step in range(first, config.steps):
         # ---- the training step ------------------------------------------------------------------

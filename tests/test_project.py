@@ -1,6 +1,8 @@
 """The project as a whole: imports, sockets, README's claims about itself."""
 import ast
+import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -52,3 +54,82 @@ def test_size():
     lines = {p.stem: len(p.read_text().splitlines()) for p in CODE}
     assert lines["train"] < 500
     assert sum(lines[n] for n in ("decoder", "flow", "expert", "model", "probe")) < 600
+
+
+def readme_commands():
+    text = (ROOT / "README.md").read_text()
+    return re.findall(r"^    (?:pip install .*&& )?(python -m [^#\n]+?)\s*(?:#.*)?$", text, re.M)
+
+
+def test_readmes_commands_run(tmp_path):
+    """Each command, made small by flags behind it (the last one wins)."""
+    small = {"train": "--steps 2 --episodes 60 --batch 8 --scenes 2 --check-every 0 --out {tmp}/run{i}",
+             "pretrain": "--steps 2 --batch 4 --out {tmp}/vlm{i}.pt", "compare": "--tables --results {tmp}/none.jsonl",
+             "evaluate": "", "probe": "--json"}
+    ran = set()
+    for i, command in enumerate(readme_commands()):
+        words = shlex.split(command)
+        if words[2] == "pytest":
+            continue
+        name = words[2].removeprefix("nano_ki.")
+        extra = small[name].format(tmp=tmp_path, i=i).split()
+        words = [str(tmp_path / "run0") if w == "runs/ki-001" else w for w in words[3:]]
+        done = subprocess.run([sys.executable, "-m", f"nano_ki.{name}", *words, *extra], cwd=ROOT, text=True,
+                              capture_output=True, timeout=300)
+        assert done.returncode == 0, (command, done.stderr[-2000:])
+        ran.add(name)
+    assert ran == set(small)
+
+
+def test_readmes_tables_are_the_shipped_results():
+    from nano_ki import compare
+    from nano_ki.train import read_metrics
+    lines = read_metrics(compare.RESULTS)
+    table = compare.tables([m for m in lines if not m["flags"]])
+    assert len(lines) >= 3 and f"<!-- arms -->\n{table}\n<!-- /arms -->" in (ROOT / "README.md").read_text()
+    wrong = [{**m, "success": {k: {**v, "rate": 0} for k, v in m["success"].items()}} for m in lines]
+    assert compare.tables(wrong) != table
+
+
+def test_comparison_goes_on_where_it_was(tmp_path):
+    from nano_ki.train import read_metrics
+    flags = ["--steps", "2", "--episodes", "60", "--batch", "8", "--scenes", "2", "--check-every", "0"]
+
+    def compare(*arms):
+        done = subprocess.run([sys.executable, "-m", "nano_ki.compare", "--arms", *arms, "--seeds", "0", "--jobs", "2",
+                               "--results", str(tmp_path / "r.jsonl"), *flags], cwd=ROOT, text=True,
+                              capture_output=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    assert "1 runs to do" in compare("frozen")
+    assert "1 runs to do" in compare("frozen", "pi0")
+    assert sorted(m["arm"] for m in read_metrics(tmp_path / "r.jsonl")) == ["frozen", "pi0"]
+
+
+def test_readme_links_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert link.startswith("https://arxiv.org/") or (ROOT / link).exists(), link
+
+
+def test_shipped_vlm_has_its_provenance():
+    made = json.loads((ROOT / "data" / "vlm.pt.json").read_text())
+    assert made["command"].startswith("python -m nano_ki.pretrain") and made["seed"] == 0 and made["commit"]
+    assert min(made["scores"]["book"].values()) >= .97
+    assert (ROOT / "data" / "vlm.pt").stat().st_size <= 8e6
+
+
+def test_shipped_vlm_knows_what_its_provenance_says():
+    from nano_ki import config, evaluate, pretrain
+    c = config.make(device="cpu", preset="laptop")
+    vlm = pretrain.new_vlm(c)
+    pretrain.load_vlm(vlm, c.vlm, c)
+    assert min(evaluate.vqa(vlm, "book", 200, seed=5).values()) >= .95
+
+
+def test_the_fast_study_is_the_page_of_its_lines():
+    from tutorials import study_fast
+    lines = [json.loads(line) for line in (ROOT / "tutorials/results/fast.jsonl").read_text().splitlines()]
+    assert (ROOT / "tutorials/results/fast.md").read_text() == study_fast.page(lines)
+    for sweep, (values, _, _) in study_fast.SWEEPS.items():
+        assert [m["value"] for m in lines if m.get("sweep") == sweep] == list(values)
+    assert all(m["saturated"] or m["rmse"] <= m["rmse_bound"] for m in lines[1:])

@@ -126,7 +126,7 @@ def cli(*args, module="train"):
     (["--stepz", "3"], "unrecognized arguments: --stepz"), (["--recipe", "kii"], "choose from"),
     (["--preset", "huge"], "choose from"), (["--step", "3"], "unrecognized"), (["--steps", "0"], "above 0"),
     (["--image", "50"], "multiple of 8"), (["--recipe", "pi0", "--vlm-samples", "8"], "needs --fast-loss"),
-    (["--resume"], "needs --out"), (["--vlm", "nowhere.pt"], "python -m nano_ki.pretrain"),
+    (["--resume"], "needs --out"), (["--resume", "--out", "x", "--steps", "3"], "drop steps"), (["--vlm", "nowhere.pt"], "python -m nano_ki.pretrain"),
     (["--vlm-width", "96"], "choose another --vlm")])
 def test_bad_flags_get_a_clear_error(args, says, tmp_path):
     if "--out" not in args and "--resume" not in args:
