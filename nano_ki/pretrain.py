@@ -118,19 +118,28 @@ def lesson_batch(rng, batch, size):
     return tuple(map(torch.from_numpy, (render.picture_book(tables, rng, size), prompt, answer)))
 
 
-def pretrain(config, path, steps, batch, seed, rate):
-    """Train a VLM from nothing and write it to `path`, its provenance beside it. Returns the latter."""
+def pretrain(config, path, steps, batch, seed, rate, start=""):
+    """Train a VLM, from nothing or from the file `start`, and write it to `path`, its provenance (with that
+    of `start`) beside it. Returns the provenance."""
     from nano_ki.evaluate import vqa
-    start, rng = time.perf_counter(), np.random.default_rng((seed, 2))
+    began, rng = time.perf_counter(), np.random.default_rng((seed, 2))
     torch.manual_seed(seed)
-    vlm = new_vlm(config).to(config.device)
+    vlm, earlier = new_vlm(config), None
+    if start:
+        load_vlm(vlm, start, config)
+        note = find(f"{start}.json")
+        earlier = json.loads(note.read_text()) if note.exists() else {"file": str(start)}
+    vlm.to(config.device)
     groups = optimisers(vlm, rate, .15 * rate)
     bar = tqdm(range(steps), desc="pretrain", dynamic_ncols=True,
                mininterval=.2 if sys.stderr.isatty() else 20)
     smooth = None
     for step in bar:
         image, prompt, answer = (x.to(config.device) for x in lesson_batch(rng, batch, config.image))
-        logits, _ = vlm(vlm.prefix(image, prompt), answer[:, :-1])
+        # Half of the batches skip the last layer. What only that layer finds out is in nobody's memory: the
+        # expert reads each layer's (K, V), that is, what was known *before* the layer.
+        layers = config.depth - (config.depth > 1 and rng.random() < .5)
+        logits, _ = vlm(vlm.prefix(image, prompt), answer[:, :-1], layers)
         loss = F.cross_entropy(logits.transpose(1, 2), answer, ignore_index=language.PAD)
         vlm.zero_grad(set_to_none=True)
         loss.backward()
@@ -149,9 +158,9 @@ def pretrain(config, path, steps, batch, seed, rate):
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     made = {"command": " ".join(["python -m nano_ki.pretrain", *sys.argv[1:]]), "seed": seed,
             "commit": commit.stdout.strip() or "unknown", "date": date.today().isoformat(),
-            "steps": steps, "batch": batch, "minutes": round((time.perf_counter() - start) / 60, 1),
+            "steps": steps, "batch": batch, "minutes": round((time.perf_counter() - began) / 60, 1),
             "device": config.device, "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "parameters": sum(p.numel() for p in vlm.parameters()), "scores": scores}
+            "parameters": sum(p.numel() for p in vlm.parameters()), "scores": scores, "started_from": earlier}
     with open(f"{path}.json.part", "w") as f:
         json.dump(made, f, indent=1)
     os.replace(f"{path}.json.part", f"{path}.json")
@@ -165,13 +174,14 @@ def main():
     parser.add_argument("--steps", type=int, default=9000, help="training steps")
     parser.add_argument("--batch", type=int, default=64, help="pages in each batch")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--start", default="", help="go on from this VLM (default: from nothing)")
     parser.add_argument("--rate", type=float, default=.01, help="Muon learning rate (AdamW: x .15)")
     for name in ("vlm_width", "vit_depth", "depth", "image"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=configuration.helps()[name],
                             default=argparse.SUPPRESS)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     args = vars(parser.parse_args())
-    own = {k: args.pop(k) for k in ("out", "steps", "batch", "seed", "rate")}
+    own = {k: args.pop(k) for k in ("out", "steps", "batch", "seed", "rate", "start")}
     try:
         config = configuration.make(**args)
         print(json.dumps(pretrain(config, own.pop("out"), **own), indent=1))

@@ -94,7 +94,7 @@ def test_detached_before_the_concatenation_is_rejected(model, batch, monkeypatch
 
 def test_hidden_state_detached_then_projected_is_rejected(model, batch, monkeypatch):
     """Row 2 of the table of mistakes: what is projected after the detach still trains the projections."""
-    def forward(self, prefix, answer=None):
+    def forward(self, prefix, answer=None, layers=None):
         x, length = prefix, prefix.shape[1]
         mask = None
         if answer is not None:

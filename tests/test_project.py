@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 CODE = sorted((ROOT / "nano_ki").glob("*.py"))
@@ -61,6 +62,7 @@ def readme_commands():
     return re.findall(r"^    (?:pip install .*&& )?(python -m [^#\n]+?)\s*(?:#.*)?$", text, re.M)
 
 
+@pytest.mark.slow
 def test_readmes_commands_run(tmp_path):
     """Each command, made small by flags behind it (the last one wins)."""
     small = {"train": "--steps 2 --episodes 60 --batch 8 --scenes 2 --check-every 0 --out {tmp}/run{i}",
@@ -91,6 +93,7 @@ def test_readmes_tables_are_the_shipped_results():
     assert compare.tables(wrong) != table
 
 
+@pytest.mark.slow
 def test_comparison_goes_on_where_it_was(tmp_path):
     from nano_ki.train import read_metrics
     flags = ["--steps", "2", "--episodes", "60", "--batch", "8", "--scenes", "2", "--check-every", "0"]

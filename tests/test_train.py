@@ -191,6 +191,7 @@ def test_bad_vlm_files_are_refused(run, tmp_path, tiny):
         pretrain.load_vlm(other, path, tiny)
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "r"
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
@@ -207,6 +208,7 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(tmp_path):
     assert step >= 20 and not list(out.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_an_instruction_gets_its_gif(run):
     out, _ = run
     done = cli(str(out), "--instruction", "push the cyan ring to the left", module="evaluate")
