@@ -26,7 +26,7 @@ class Config:
     robot_questions: float = .5     # share of these that ask about pictures of the demonstrations
     freeze: bool = False            # train the expert only
     alpha: float = 1.               # weight of the flow loss
-    flow_draws: int = 2             # noises and times per sample that share one pass of the VLM
+    flow_draws: int = 4             # noises and times per sample that share one pass of the VLM
     blind: bool = False             # hide the command's words from the policy (a control)
     # The world.
     kinds: str = "seen"             # objects in the robot data: seen | recombined | new_colour | new_both | all
@@ -44,10 +44,10 @@ class Config:
     expert_width: int = 96          # width of the action expert
     vlm: str = "data/vlm.pt"        # pre-trained VLM to start from ("" starts from nothing)
     # Training.
-    steps: int = 1400               # training steps
+    steps: int = 1200               # training steps
     batch: int = 64                 # robot samples in each batch
-    vlm_rate: float = .005          # Muon learning rate of the VLM's hidden matrices
-    vlm_adam: float = .003          # AdamW learning rate of the VLM's embeddings and head
+    vlm_rate: float = .001          # Muon learning rate of the VLM's hidden matrices
+    vlm_adam: float = .001          # AdamW learning rate of the VLM's embeddings and head
     expert_rate: float = .03        # Muon learning rate of the expert's hidden matrices
     expert_adam: float = .0045      # AdamW learning rate of the rest of the expert
     warmup: int = 100               # steps of linear warm-up; the second half decays linearly to 0
@@ -59,7 +59,7 @@ class Config:
     euler_steps: int = 10           # integration steps per chunk
     execute: int = 8                # waypoints executed before the next plan
     scenes: int = 400               # evaluation scenes in each test set
-    check_every: int = 350          # steps between short evaluations during training (0: none)
+    check_every: int = 400          # steps between short evaluations during training (0: none)
     out: str = ""                   # folder of the run ("": a new one under runs/)
     overwrite: bool = False         # replace the run that --out already holds
     resume: bool = False            # go on with the run that --out holds

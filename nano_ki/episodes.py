@@ -1,11 +1,11 @@
-"""Data: demonstrations of the expert, and batches that mix robot samples with picture-book questions.
+"""Data: demonstrations of the expert, and batches that mix robot samples with questions.
 
 A demonstration is executed with an offset on its waypoints, for 4 to 16 steps before the next plan; at
 each planning moment the pair (what is seen, the *clean* stroke from there) is one sample. Noise in the
 states and none in the labels is what teaches recovery. Demonstrations that fail are dropped: their
 strokes are fine one by one, but they come from states that lead nowhere.
 
-Try it: python -m nano_ki.episodes          Read next: fast.py
+Try it: python -m nano_ki.episodes          Read next: vit.py
 """
 import time
 

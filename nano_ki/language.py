@@ -10,7 +10,7 @@ attention away. (With up/down last, the VLM learned to find *a* puck, but not th
 (the robot's state as text, as in pi0.5), in a question which place is meant. Ids from FIRST_FAST on
 belong to FAST action tokens, a block of their own from the start, so they never collide with words.
 
-Try it: python -m nano_ki.language          Read next: episodes.py, fast.py
+Try it: python -m nano_ki.language          Read next: fast.py
 """
 import difflib
 import re

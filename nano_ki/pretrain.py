@@ -88,16 +88,15 @@ def load_vlm(vlm, path, config):
         raise ValueError(f"{path} is not a whole {FORMAT!r} file ({type(error).__name__}: "
                          f"{first_line(error)}); make it again with: python -m nano_ki.pretrain "
                          f"--out {path}") from None
-    if stored["sizes"] != sizes(config):
-        raise ValueError(f"{path} was made with {stored['sizes']}, this run has {sizes(config)}; choose "
+    if stored.get("sizes") != sizes(config):
+        raise ValueError(f"{path} was made with {stored.get('sizes')}, this run has {sizes(config)}; choose "
                          "another --vlm, or make one with python -m nano_ki.pretrain and the same flags")
-    if stored["words"] != list(language.WORDS):
-        raise ValueError(f"{path} knows other words than this code; make it again with "
+    if stored.get("words") != list(language.WORDS) or set(weights) != set(vlm.state_dict()):
+        raise ValueError(f"{path} holds other words or weights than this code knows; make it again with "
                          f"python -m nano_ki.pretrain --out {path}")
     with torch.no_grad():
-        for name, p in vlm.state_dict().items():
-            if name in weights:         # (the vocabulary's rows and the answer positions may be fewer)
-                p[:len(weights[name])] = weights[name]
+        for name, p in vlm.state_dict().items():        # (there may be fewer words and answer positions)
+            p[:len(weights[name])] = weights[name]
 
 
 def first_line(error):

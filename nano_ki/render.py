@@ -69,6 +69,8 @@ def stamp(image, xy, outline, radius, colour, angle=None, opacity=1.):
     1. Edges are one pixel soft.
     """
     batch, wide = image.shape[:2]
+    if not batch:
+        return
     scale = (wide - 2 * MARGIN) / (2 * world.HALF)                         # pixels per unit
     radius = np.broadcast_to(np.asarray(radius, np.float32) * np.float32(scale), batch)
     half = int(np.ceil(radius.max() * 1.2)) + 1

@@ -126,13 +126,20 @@ def cli(*args, module="train"):
     (["--stepz", "3"], "unrecognized arguments: --stepz"), (["--recipe", "kii"], "choose from"),
     (["--preset", "huge"], "choose from"), (["--step", "3"], "unrecognized"), (["--steps", "0"], "above 0"),
     (["--image", "50"], "multiple of 8"), (["--recipe", "pi0", "--vlm-samples", "8"], "needs --fast-loss"),
-    (["--resume"], "needs --out"), (["--resume", "--out", "x", "--steps", "3"], "drop steps"), (["--vlm", "nowhere.pt"], "python -m nano_ki.pretrain"),
-    (["--vlm-width", "96"], "choose another --vlm")])
-def test_bad_flags_get_a_clear_error(args, says, tmp_path):
-    if "--out" not in args and "--resume" not in args:
-        args = [*args, "--out", str(tmp_path / "r")]
-    done = cli(*args, *(["--episodes", "50"] if "--steps" not in args else []))
-    assert done.returncode != 0 and says in done.stderr and "Traceback" not in done.stderr
+    (["--robot-questions", "2"], "a share"), (["--execute", "99"], "16 waypoints"), (["--alpha", "x"], "invalid float"),
+    (["--no-flow-loss", "--no-fast-loss", "--vlm-samples", "0"], "nothing to train"),
+    (["--resume"], "needs --out"), (["--resume", "--out", "x", "--steps", "3"], "drop steps")])
+def test_bad_flags_get_a_clear_error(args, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        configuration.parse(args)
+    assert stop.value.code == 2 and says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args, says", [(["--vlm", "nowhere.pt"], "python -m nano_ki.pretrain"),
+                                        (["--vlm-width", "96"], "choose another --vlm")])
+def test_errors_on_the_command_line_are_one_line(args, says, tmp_path):
+    done = cli(*args, "--episodes", "50", "--out", str(tmp_path / "r"))
+    assert done.returncode == 1 and says in done.stderr and done.stderr.startswith("error: ")
 
 
 def test_a_folder_in_use_is_never_overwritten(run, tiny, tmp_path):
@@ -181,7 +188,7 @@ def test_bad_vlm_files_are_refused(run, tmp_path, tiny):
     pretrain.load_vlm(other, path, tiny)
     assert torch.equal(other.embed.weight[:language.FIRST_FAST], vlm.embed.weight)
     stored = torch.load(path, weights_only=True)
-    for change, says in (({"words": ["a"]}, "other words"), ({"sizes": {}}, "another --vlm"),
+    for change, says in (({"words": ["a"]}, "other words"), ({"weights": {}}, "other words or weights"), ({"sizes": {}}, "another --vlm"),
                          ({"format": 0}, "not a whole")):
         torch.save({**stored, **change}, path)
         with pytest.raises(ValueError, match=says):

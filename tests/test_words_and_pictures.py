@@ -132,3 +132,10 @@ def test_blind_hides_the_words_and_nothing_else(tiny, data):
     tables = data.tables.take(slice(0, 9))
     open_, blind = episodes.say(tables, tiny), episodes.say(tables, replace(tiny, blind=True))
     assert (blind[:, 4:] == language.BLANK).all() and (blind[:, [0, 1, 2, 3]] == open_[:, [0, 1, 2, 3]]).all()
+
+
+@pytest.mark.parametrize("share", [0., 1.])
+def test_questions_about_one_kind_of_picture_only(tiny, share):
+    from dataclasses import replace
+    batch = episodes.Data(replace(tiny, robot_questions=share)).batch()
+    assert len(batch.image) == 12 and (batch.answer[8:] < FIRST_FAST).all()
