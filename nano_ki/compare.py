@@ -30,7 +30,7 @@ ARMS = {
     "frozen": (["--recipe", "frozen"], "expert on the untouched VLM"),
     "pi0_fast": (["--recipe", "pi0_fast"], "FAST tokens only, acting token by token"),
     "reference": (["--kinds", "all"], "ki, demonstrations of all 48 kinds"),
-    "blind": (["--blind"], "ki that is not told the object and the goal"),
+    "blind": (["--recipe", "frozen", "--blind"], "frozen, and not told the object and the goal"),
 }
 
 

@@ -4,7 +4,7 @@ New pages at every step: one, two or three pucks (a page with one puck is the ea
 captions and questions (language.LESSONS). What comes out ships as data/vlm.pt, with its provenance beside
 it: the robot policy starts from it, and must not lose what it knows.
 
-Try it: python -m nano_ki.pretrain --steps 500 --out /tmp/vlm.pt          Read next: model.py
+Try it: python -m nano_ki.pretrain --steps 500 --out my_vlm.pt          Read next: model.py
 """
 import argparse
 import json
