@@ -103,11 +103,13 @@ def picture_book(tables, rng, size=48):
     batch, pucks = tables.puck.shape[:2]
     ends = rng.uniform(.1, 1, (2, batch, 1)) + rng.uniform(-.15, .15, (2, batch, 3))
     ends[1] = np.where(rng.random((batch, 1)) < .5, ends[0], ends[1])      # half plain, half graded
-    turn = rng.uniform(0, 2 * np.pi, (batch, 1, 1))
-    grid = np.linspace(-.7, .7, size + 2 * MARGIN)
-    mix = .5 + .5 * (np.cos(turn) * grid + np.sin(turn) * grid[:, None])[..., None]
-    first, last = ends.astype(np.float32)[:, :, None, None]
-    image = first + (last - first) * mix.clip(0, 1).astype(np.float32)
+    turn = rng.uniform(0, 2 * np.pi, (batch, 1, 1)).astype(np.float32)
+    grid = np.linspace(-.7, .7, size + 2 * MARGIN, dtype=np.float32)
+    mix = (.5 + .5 * (np.cos(turn) * grid + np.sin(turn) * grid[:, None])).clip(0, 1)
+    first, last = ends.astype(np.float32)[..., None, None]
+    image = np.empty((*mix.shape, 3), np.float32)
+    for c in range(3):                    # (one numpy product over the last axis, of length 3, is slow)
+        image[..., c] = first[:, c] + (last - first)[:, c] * mix
     for p in range(pucks):
         stamp(image, tables.puck[:, p], tables.kind[:, p, 1],
               world.PUCK * rng.uniform(.85, 1.15, batch), RGB[tables.kind[:, p, 0]],
