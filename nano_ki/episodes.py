@@ -62,15 +62,16 @@ def fit_fast(strokes, config):
 class Data:
     """Demonstrations as an endless stream of mixed batches.
 
-    Deterministic from config.seed. `rng.bit_generator.state` is its whole position in the stream.
+    fast: the tokenizer to use (default: one fitted to these demonstrations). Deterministic from
+    config.seed. `rng.bit_generator.state` is its whole position in the stream.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, fast=None):
         self.config = config
         self.rng = np.random.default_rng((config.seed, 1))
         self.tables, strokes = demonstrate(self.rng, config.episodes, world.KINDS[config.kinds],
                                            config.goals, config.wobble)
-        self.fast = fit_fast(strokes, config)
+        self.fast = fast or fit_fast(strokes, config)
         self.chunks = self.fast.normalise(strokes).astype(np.float32)
         tokens = self.fast.encode(strokes)
         self.tokens_per_chunk = float(np.mean([len(t) for t in tokens]))

@@ -257,7 +257,8 @@ def table(summary):
 
 
 def main():
-    from nano_ki.train import load_model, write_json
+    from nano_ki.pretrain import write_json
+    from nano_ki.train import load_model
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--instruction", help="draw one scene that has this object, write its GIF")

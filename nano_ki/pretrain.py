@@ -109,6 +109,12 @@ def save_vlm(vlm, path, config):
     os.replace(f"{path}.part", path)
 
 
+def write_json(path, data):
+    with open(f"{path}.part", "w") as f:
+        json.dump(data, f, indent=1)
+    os.replace(f"{path}.part", path)
+
+
 def lesson_batch(rng, batch, size):
     """(image, prompt, answer) tensors: a page and one question or caption each."""
     tables = world.sample(rng, batch, pucks=int(rng.choice((1, 2, 3), p=(.25, .25, .5))))
@@ -160,9 +166,7 @@ def pretrain(config, path, steps, batch, seed, rate, start=""):
             "steps": steps, "batch": batch, "minutes": round((time.perf_counter() - began) / 60, 1),
             "device": config.device, "threads": torch.get_num_threads(), "torch": torch.__version__,
             "parameters": sum(p.numel() for p in vlm.parameters()), "scores": scores, "started_from": earlier}
-    with open(f"{path}.json.part", "w") as f:
-        json.dump(made, f, indent=1)
-    os.replace(f"{path}.json.part", f"{path}.json")
+    write_json(f"{path}.json", made)
     return made
 
 

@@ -77,7 +77,7 @@ def main():
         if args.run:
             from nano_ki.train import load_model
             model = load_model(args.run)
-            data = Data(replace(model.config, episodes=200))
+            data = Data(replace(model.config, episodes=200), model.fast)
         else:
             config = configuration.make(device="cpu", preset="laptop")
             data = Data(replace(config, episodes=200))

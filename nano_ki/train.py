@@ -28,7 +28,7 @@ from nano_ki.config import Config
 from nano_ki.episodes import Data
 from nano_ki.fast import FAST
 from nano_ki.model import VLA, Batch
-from nano_ki.pretrain import first_line, load_vlm, optimisers, schedule, set_rate
+from nano_ki.pretrain import first_line, load_vlm, optimisers, schedule, set_rate, write_json
 
 FORMAT = "nano_ki run 1"
 FILES = ("config.json", "metrics.jsonl", "checkpoint.pt", "curves.png", "rollouts.gif", "summary.json")
@@ -95,10 +95,11 @@ def train(config, stop=lambda step: False):
         done = step + 1
         seconds = time.perf_counter() - start
         if done % LOG_EVERY == 0 or done == config.steps:
-            line = {"step": done, **named(losses), "gradient": norms, "seconds": round(seconds, 2)}
+            values = named(losses)
+            line = {"step": done, **values, "gradient": norms, "seconds": round(seconds, 2)}
             metrics.write(json.dumps(line) + "\n")
             metrics.flush()
-            shown.update({k: f"{v:.3f}" for k, v in named(losses).items() if k != "ce"})
+            shown.update({k: f"{v:.3f}" for k, v in values.items() if k != "ce"})
         if config.check_every and done % config.check_every == 0 and done < config.steps:
             won, _ = evaluate.success(evaluate.policy_of(model), config, 100, ("seen", "new_both"),
                                       evaluate.CHECK_SEED)
@@ -143,7 +144,7 @@ def finish(config, data, model, out, vqa_before, seconds, began, say):
                "vqa_before_robot": vqa_before["robot"], **result, **speed}
     write_json(out / "summary.json", summary)
     say(evaluate.table(summary))
-    say(f"{out}/ holds config.json, metrics.jsonl, checkpoint.pt, curves.png, rollouts.gif, summary.json")
+    say(f"{out}/ holds {', '.join(FILES)}")
     return summary
 
 
@@ -222,12 +223,6 @@ def open_folder(config):
             (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     return out
-
-
-def write_json(path, data):
-    with open(f"{path}.part", "w") as f:
-        json.dump(data, f, indent=1)
-    os.replace(f"{path}.part", path)
 
 
 def read_metrics(path):
