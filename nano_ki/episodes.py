@@ -54,9 +54,10 @@ def demonstrate(rng, episodes, kind_set, goals="sides", wobble=.06):
 
 def fit_fast(strokes, config):
     """The FAST tokenizer of the toy's chunks. x and y are known to lie in +-1.2, so no percentiles; press
-    (-1 or 1) becomes +-.25: as a jump it would otherwise cost most of the tokens."""
+    (-1 or 1) becomes +-.25: as a jump it would otherwise cost most of the tokens. With three dimensions all at work the
+    paper's order is as short as any other (7.6 against 7.7 tokens)."""
     limit = np.array((world.HALF, world.HALF, 4))
-    return FAST.fit(strokes, config.gamma, config.fast_vocab, -limit, limit, reach=1.2)
+    return FAST.fit(strokes, config.gamma, config.fast_vocab, -limit, limit, reach=1.2, order="frequency")
 
 
 class Data:

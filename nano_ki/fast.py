@@ -4,7 +4,8 @@
     -> one list, lowest frequency first, dimensions interleaved -> byte-pair encoding
 
 Smooth motion has few large coefficients, all at low frequency; the rest of the list is zeros, which
-byte-pair encoding swallows in long runs. Here the pairs are merged over an alphabet of *integers*
+byte-pair encoding swallows in long runs. The runs are longer still if quiet dimensions go to the back of
+the list as well: `order="use"` sorts it by how often each coefficient was not zero. Here the pairs are merged over an alphabet of *integers*
 -A..A. A = ceil(gamma * reach * sqrt(H)): by Cauchy-Schwarz no chunk with |x| <= reach can leave it, so
 there are no unseen symbols. Every sequence drawn under `allowed` decodes. Needs numpy alone.
 
@@ -20,7 +21,7 @@ import zlib
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 GAP = -1                 # separates chunks in the flat array; never merged
 
 
@@ -33,11 +34,12 @@ def dct_matrix(horizon):
 class FAST:
     """horizon H, low and high [D] (mapped to -1 and 1), gamma, alphabet A, merges [M, 2] (token ids).
 
-    Token ids: 0..2A are the integers -A..A; 2A + 1 + m is merge m. `vocab` of them in all. `saturated`
+    order: a permutation of 0..H*D-1, place i of the list holds coefficient order[i] of the array [H, D]
+    (None: as it is, lowest frequency first). Token ids: 0..2A are the integers -A..A; 2A + 1 + m is merge m. `vocab` of them in all. `saturated`
     counts the coefficients that the last `encode` had to clip to the alphabet.
     """
 
-    def __init__(self, horizon, low, high, gamma, alphabet, merges):
+    def __init__(self, horizon, low, high, gamma, alphabet, merges, order=None):
         self.horizon, self.gamma, self.alphabet = int(horizon), float(gamma), int(alphabet)
         self.low, self.high = np.array(low, np.float64), np.array(high, np.float64)
         self.merges = np.array(merges, np.int64).reshape(-1, 2)
@@ -47,6 +49,11 @@ class FAST:
         self.scale = np.where(self.constant, 1, (self.high - self.low) / 2)
         self.middle = (self.high + self.low) / 2
         self.dct = dct_matrix(self.horizon)
+        size = self.horizon * self.dims
+        self.order = np.arange(size) if order is None else np.array(order, np.int64)
+        if not np.array_equal(np.sort(self.order), np.arange(size)):
+            raise ValueError(f"order is no permutation of 0..{size - 1}")
+        self._place = np.argsort(self.order)
         spans = [(s,) for s in range(-self.alphabet, self.alphabet + 1)]
         for a, b in self.merges:
             if not 0 <= min(a, b) <= max(a, b) < len(spans):
@@ -61,12 +68,15 @@ class FAST:
     # -- making one ------------------------------------------------------------------------------
 
     @classmethod
-    def fit(cls, chunks, gamma=10., vocab=1024, low=None, high=None, reach=3., most=2000):
+    def fit(cls, chunks, gamma=10., vocab=1024, low=None, high=None, reach=3., most=2000,
+            order="use"):
         """A tokenizer for chunks [N, H, D] (training data only).
 
         low, high: [D] known limits; by default the 1st and 99th percentile of each dimension. reach: no
         chunk within +-reach (normalised) can saturate. most: chunks used for the merges (more change
-        the token count by under 2 %). ValueError for bad chunks or a vocab below the alphabet.
+        the token count by under 2 %). order: "use" puts the coefficients that are most often not zero
+        first (in eighths; within one, lowest frequency first), "frequency" is the paper's order.
+        ValueError for bad chunks, another order or a vocab below the alphabet.
         """
         chunks = _check(chunks, "chunks")
         if chunks.ndim != 3 or not chunks.size:
@@ -89,7 +99,13 @@ class FAST:
         if len(chunks) > most:
             chunks = chunks[np.linspace(0, len(chunks) - 1, most).astype(int)]
         symbols = plain._symbols(chunks)
-        return cls(horizon, low, high, gamma, alphabet, _learn(symbols, 2 * alphabet + 1, vocab))
+        if order == "use":         # (measured: 7 to 8 % fewer tokens on three robots, 0 to 1 % on a fourth)
+            used = (symbols != alphabet).mean(0)
+            plain.order = np.argsort(-np.ceil(8 * used), kind="stable")
+        elif order != "frequency":
+            raise ValueError(f"order is {order!r}; wanted 'use' or 'frequency'")
+        merges = _learn(symbols[:, plain.order], 2 * alphabet + 1, vocab)
+        return cls(horizon, low, high, gamma, alphabet, merges, plain.order)
 
     # -- using it --------------------------------------------------------------------------------
 
@@ -112,23 +128,15 @@ class FAST:
                              f" or [{self.horizon}, {self.dims}]")
         if chunks.ndim == 2:
             return self.encode(chunks[None])[0]
-        if not len(chunks):
-            return []
-        seq = _flatten(self._symbols(chunks))
-        for m, (a, b) in enumerate(self.merges):              # in rank order, on the whole batch at once
-            at = _matches(seq, a, b)
-            if len(at):
-                seq[at] = self.base + m
-                seq = np.delete(seq, at + 1)
-        starts = np.flatnonzero(seq == GAP)[:-1]
-        return [part[1:].astype(np.int64) for part in np.split(seq[:-1], starts[1:])]
+        symbols = self._symbols(chunks)                       # (in blocks: they stay in the cache)
+        return [ids for k in range(0, len(chunks), 2048) for ids in self._merge(symbols[k:k + 2048])]
 
     def decode(self, tokens, strict=True):
         """A list of N id sequences -> float64 [N, H, D]; one sequence -> [H, D].
 
         ValueError for ids out of range or not whole numbers, and for a sequence that does not stand for
-        exactly H * D coefficients. strict=False cuts what is too much and takes what is missing (the
-        high frequencies) as 0; `self.repaired` says how many sequences that changed.
+        exactly H * D coefficients. strict=False cuts what is too much and takes what is missing (the end
+        of the list: high frequencies) as 0; `self.repaired` says how many sequences that changed.
         """
         if isinstance(tokens, np.ndarray) and tokens.ndim == 2:
             tokens = list(tokens)
@@ -155,6 +163,7 @@ class FAST:
             grid, keep = np.zeros((len(count), size)), column < size
             grid[row[keep], column[keep]] = symbols[keep]
             symbols = grid
+        symbols = symbols.reshape(-1, size)[:, self._place]
         coefficient = symbols.reshape(-1, self.horizon, self.dims) / self.gamma
         return self.restore(np.matmul(self.dct.T, coefficient))
 
@@ -197,7 +206,7 @@ class FAST:
         """Everything, as plain numbers and lists, with a checksum: one wrong digit would go unnoticed."""
         data = dict(format="nano_ki FAST", version=VERSION, horizon=self.horizon, gamma=self.gamma,
                     alphabet=self.alphabet, low=self.low.tolist(), high=self.high.tolist(),
-                    merges=self.merges.tolist())
+                    merges=self.merges.tolist(), order=self.order.tolist())
         return data | {"checksum": _checksum(data)}
 
     @classmethod
@@ -219,7 +228,9 @@ class FAST:
                 raise ValueError(f"gamma {data['gamma']!r}")
             if merges.size and (merges.ndim != 2 or merges.shape[1] != 2 or merges.dtype.kind != "i"):
                 raise ValueError("merges are not pairs of whole numbers")
-            return cls(H, data["low"], data["high"], data["gamma"], A, merges)
+            if data["order"] is None or np.array(data["order"]).dtype.kind != "i":
+                raise ValueError("order is no list of whole numbers")
+            return cls(H, data["low"], data["high"], data["gamma"], A, merges, data["order"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{source} is not a whole version {VERSION} FAST tokenizer ({error}); "
                              "write it again with FAST.fit(...).save(path)") from None
@@ -244,11 +255,22 @@ class FAST:
     # -- inside ----------------------------------------------------------------------------------
 
     def _symbols(self, chunks):
-        """[N, H, D] -> token ids of single integers [N, H * D], lowest frequency first."""
+        """[N, H, D] -> token ids of single integers [N, H * D], in the tokenizer's order."""
         coefficient = np.rint(self.gamma * np.matmul(self.dct, self.normalise(chunks)))
         clipped = np.clip(coefficient, -self.alphabet, self.alphabet)
         self.saturated = int((clipped != coefficient).sum())
-        return clipped.reshape(len(chunks), -1).astype(np.int64) + self.alphabet
+        return clipped.reshape(len(chunks), -1)[:, self.order].astype(np.int64) + self.alphabet
+
+    def _merge(self, symbols):
+        """Ids of single integers [N, H * D] -> a list of N shorter id arrays."""
+        seq = _flatten(symbols)
+        for m, (a, b) in enumerate(self.merges):              # in rank order, on the whole batch at once
+            at = _matches(seq, a, b)
+            if len(at):
+                seq[at] = self.base + m
+                seq = np.delete(seq, at + 1)
+        starts = np.flatnonzero(seq == GAP)[:-1]
+        return [part[1:].astype(np.int64) for part in np.split(seq[:-1], starts[1:])]
 
     def _check_ids(self, ids):
         ids = np.asarray(ids)
@@ -366,8 +388,7 @@ def plot(fast, chunk, path):
         pen.line(list(zip(x, 215 - 185 * (before[:, d] - low) / (high - low), strict=True)), hues[d], 1)
         for px, py in zip(x, 215 - 185 * (after[:, d] - low) / (high - low), strict=True):
             pen.ellipse((px - 2, py - 2, px + 2, py + 2), hues[d])
-    pen.text((20, 228), f"its {grid.size} coefficients, one row a frequency (lowest first), one column a dimension; "
-             "blue -, red +, grey 0;", "black", font)
+    pen.text((20, 228), f"its {grid.size} coefficients in the order of the list, row by row; blue -, red +, grey 0;", "black", font)
     pen.text((20, 246), f"a black bar begins each of its {len(tokens)} tokens", "black", font)
     for k, value in enumerate(grid.ravel()):
         x, y = 20 + k % fast.dims * cell, 272 + k // fast.dims * cell

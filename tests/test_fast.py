@@ -131,6 +131,17 @@ def test_merges_save_tokens(fast):
     assert np.mean([len(t) for t in fast.encode(chunks)]) < .6 * 48
 
 
+def test_the_order_by_use_puts_quiet_dimensions_last():
+    rng = np.random.default_rng(6)
+    chunks = smooth(rng, 300, 16, 6) * (3, .05, .05, 3, .05, .05)
+    orders = [FAST.fit(chunks, 10, 512, [-3] * 6, [3] * 6, order=o) for o in ("use", "frequency")]
+    tokens = [np.mean([len(t) for t in f.encode(chunks)]) for f in orders]
+    assert tokens[0] < .95 * tokens[1] and (orders[1].order == np.arange(96)).all()
+    used = (orders[0]._symbols(chunks) != orders[0].alphabet).mean(0)
+    assert (np.diff(np.ceil(8 * used)) <= 0).all()
+    np.testing.assert_allclose(*(f.decode(f.encode(chunks)) for f in orders))       # nothing else changes
+
+
 def test_json_round_trip(fast, tmp_path):
     chunks = smooth(np.random.default_rng(5), 20, 16, 3)
     fast.save(tmp_path / "f.json")
@@ -168,7 +179,7 @@ def test_bad_ids_are_refused(fast):
 def test_bad_fits_are_refused():
     for bad, kw, says in ((np.zeros((0, 16, 3)), {}, "none of them 0"), (GOOD, {}, r"\[N, H, D\]"),
                           (GOOD[None], {"vocab": 10}, "raise vocab or lower gamma"),
-                          (GOOD[None], {"gamma": 0}, "above 0"), (GOOD[None] * np.nan, {}, "NaN")):
+                          (GOOD[None], {"gamma": 0}, "above 0"), (GOOD[None], {"order": "size"}, "'use' or 'frequency'"), (GOOD[None] * np.nan, {}, "NaN")):
         with pytest.raises(ValueError, match=says):
             FAST.fit(bad, **kw)
 
@@ -176,9 +187,9 @@ def test_bad_fits_are_refused():
 def test_edited_files_are_refused(fast, tmp_path):
     path, good = tmp_path / "f.json", fast.state()
     texts = ["", "{", "[]", "3", json.dumps(good)[:-40], json.dumps({"format": "other"})]
-    for key, value in (("version", 2), ("horizon", 0), ("horizon", 16.5), ("alphabet", -3), ("gamma", 0),
+    for key, value in (("version", 1), ("horizon", 0), ("horizon", 16.5), ("alphabet", -3), ("gamma", 0),
                        ("gamma", "ten"), ("low", [1, 2]), ("low", [np.nan] * 3), ("merges", [[1, 2, 3]]),
-                       ("merges", [[600, 1]]), ("merges", [[.5, 1]]), ("merges", None), ("high", [-9, -9, -9])):
+                       ("merges", [[600, 1]]), ("merges", [[.5, 1]]), ("order", None), ("order", [0] * 48), ("order", [.5]), ("order", [[1], 2]), ("merges", None), ("high", [-9, -9, -9])):
         edited = {k: v for k, v in {**good, key: value}.items() if k != "checksum"}
         texts.append(json.dumps(edited | {"checksum": _checksum(edited)}))       # wrong, though it adds up
     texts.append(json.dumps({**good, "alphabet": good["alphabet"] + 1}))          # plausible, but edited

@@ -22,6 +22,7 @@ SWEEPS = {          # what is varied: (its values, its name, what stays)
     "vocab": ((256, 512, 1024, 2048, 4096), "vocabulary", "one second, gamma 10, alphabet for |x| <= 2"),
     "horizon": ((5, 10, 20, 30, 50, 100), "steps per chunk", "gamma 10, 693 merges"),
     "hz": ((5, 10, 20, 30, 50), "control rate, Hz", "one second, gamma 10, 693 merges"),
+    "order": (("frequency", "use"), "order of the coefficients", "one second, gamma 10, 693 merges"),
 }
 
 
@@ -34,7 +35,7 @@ def resample(episode, old, new):
 
 def measure(episodes, rate, sweep, value):
     """One line of the study: fit on the first 80 % of the episodes, measure on the rest."""
-    settings = {"gamma": 10., "horizon": round(rate), "hz": rate, "reach": 3.} | {sweep: value}
+    settings = {"gamma": 10., "horizon": round(rate), "hz": rate, "reach": 3., "order": "use"} | {sweep: value}
     if sweep == "hz":
         settings["horizon"] = round(value)
         episodes = [resample(e, rate, value) for e in episodes]
@@ -45,7 +46,7 @@ def measure(episodes, rate, sweep, value):
     vocab = settings.setdefault("vocab", base + 693)
     cut = int(.8 * len(episodes))
     train, test = (windows(part, horizon, 5) for part in (episodes[:cut], episodes[cut:]))
-    fast = FAST.fit(train, gamma, vocab, reach=reach)
+    fast = FAST.fit(train, gamma, vocab, reach=reach, order=settings["order"])
     times = []
     for _ in range(5):
         start = time.process_time()
@@ -70,7 +71,7 @@ def page(lines):
         mine = [m for m in lines if m.get("sweep") == sweep]
         out += ["", f"## {name}", "", f"Fixed: {fixed}.", "",
                 f"| {name} | tokens mean | p95 | naive | times fewer | RMSE | bound | saturated | encode ms |", "|---" * 9 + "|"]
-        out += [f"| {m['value']:g} | {m['tokens_mean']:.1f} | {m['tokens_p95']:.0f} | {m['naive']:.0f} | "
+        out += [f"| {m['value']} | {m['tokens_mean']:.1f} | {m['tokens_p95']:.0f} | {m['naive']:.0f} | "
                 f"{m['naive'] / m['tokens_mean']:.1f} | {m['rmse']:.4f} | {m['rmse_bound']:.4f} | {m['saturated']:.0f} | "
                 f"{m['encode_ms']:.3f} |" for m in mine]
     return "\n".join(out) + "\n"
@@ -100,7 +101,7 @@ def main():
         mine = [m for m in lines if m.get("sweep") == sweep]
         return [m["value"] for m in mine], [m[key] for m in mine]
     draw.curves({f"{what} against {SWEEPS[s][1]}": {what: curve(s, key)} for key, what in
-                 (("tokens_mean", "tokens per chunk"), ("rmse", "RMSE")) for s in SWEEPS}, RESULTS / "fast.png")
+                 (("tokens_mean", "tokens per chunk"), ("rmse", "RMSE")) for s in SWEEPS if s != "order"}, RESULTS / "fast.png")
 
 
 if __name__ == "__main__":
