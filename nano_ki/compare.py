@@ -16,9 +16,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from nano_ki.checkpoint import read_metrics
 from nano_ki.evaluate import wilson
 from nano_ki.pretrain import ROOT
-from nano_ki.train import read_metrics
 from nano_ki.world import TEST_SETS
 
 RESULTS = ROOT / "tutorials" / "results" / "arms.jsonl"

@@ -7,12 +7,14 @@ Try it: python -m nano_ki.train --help          Read next: world.py
 """
 import argparse
 import inspect
+import math
 import re
 from dataclasses import dataclass, fields
 
 import torch
 
-from nano_ki.world import STEPS
+from nano_ki.language import MOST_PUCKS
+from nano_ki.world import KINDS, STEPS
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Config:
     goals: str = "sides"            # where pucks go: sides (by name) | pads (only the camera shows) | mixed
     episodes: int = 12000           # demonstrations (failed ones are dropped)
     wobble: float = .06             # offset of the waypoints that are executed, standard deviation
+    pucks: int = 3                  # on each table, 1 to 4
+    rate: int = 1                   # control rate: a chunk has 16 x so many waypoints, each so much finer
     image: int = 48                 # picture side in pixels, a multiple of 8
     # Action tokens.
     gamma: float = 6.               # FAST: coefficients are rounded to 1 / gamma
@@ -43,9 +47,11 @@ class Config:
     depth: int = 4                  # layers of the decoder, and of the expert
     expert_width: int = 96          # width of the action expert
     vlm: str = "data/vlm.pt"        # pre-trained VLM to start from ("" starts from nothing)
+    vlm_steps: int = 0              # if that file is not there: pre-train so many steps and write it (0: an error)
     # Training.
     steps: int = 1200               # training steps
-    batch: int = 64                 # robot samples in each batch
+    batch: int = 64                 # robot samples in each step
+    shards: int = 1                 # parts of a step's batch, shared out over the processes; else one by one
     vlm_rate: float = .001          # Muon learning rate of the VLM's hidden matrices
     vlm_adam: float = .001          # AdamW learning rate of the VLM's embeddings and head
     expert_rate: float = .03        # Muon learning rate of the expert's hidden matrices
@@ -54,7 +60,11 @@ class Config:
     clip: float = 1.                # gradient norm limit, for the VLM and for the expert each
     seed: int = 0                   # of everything random
     device: str = "auto"            # auto | cpu | cuda | mps
-    preset: str = "auto"            # auto | laptop | gpu: sizes for the machine
+    preset: str = "auto"            # auto | laptop | gpu | big: sizes for the machine
+    bfloat16: bool = False          # matrix products in bfloat16 (weights and optimisers stay float32)
+    compile: bool = False           # compile the transformer blocks (one minute at the start)
+    workers: int = 0                # processes that draw batches ahead (0: none)
+    fsdp: bool = False              # with torchrun: share weights and optimisers out too (FSDP2), not only data
     # Acting and evaluation.
     euler_steps: int = 10           # integration steps per chunk
     execute: int = 8                # waypoints executed before the next plan
@@ -72,9 +82,16 @@ RECIPES = {
     "pi0_fast": dict(insulate=False, flow_loss=False, vlm_samples=0),
     "frozen": dict(fast_loss=False, vlm_samples=0, freeze=True),
 }
+# One GPU wants larger pictures, finer motion and a wider model to be kept busy. Its VLM (22 M) is made by the first
+# run. `big` (415 M) is there to measure speed: it starts from nothing and is not meant to learn the toy.
+GPU = dict(image=96, pucks=4, rate=2, execute=16, fast_vocab=512, vlm_width=384, vit_depth=4, depth=8, expert_width=192,
+           vlm="runs/vlm-gpu.pt", vlm_steps=6000, batch=256, vlm_samples=96, episodes=40000, steps=3000,
+           scenes=1000, check_every=1000, bfloat16=True, compile=True, workers=12)
 PRESETS = {
     "laptop": dict(),
-    "gpu": dict(batch=256, vlm_samples=96, episodes=40000, steps=3000, scenes=1000),
+    "gpu": GPU,
+    "big": {**GPU, **dict(vlm_width=1024, vit_depth=6, depth=18, expert_width=512, vlm="", vlm_steps=0, episodes=4000,
+                          steps=100, warmup=10, scenes=16, check_every=0)},
 }
 CHOICES = {"recipe": tuple(RECIPES), "preset": ("auto", *PRESETS), "goals": ("sides", "pads", "mixed"),
            "kinds": ("seen", "recombined", "new_colour", "new_both", "all"),
@@ -87,10 +104,13 @@ def helps():
     return {m[1]: m[2] for m in re.finditer(r"^    (\w+): \w+ = .*?  # (.*)$", source, re.M)}
 
 
-def add_flags(parser):
-    """One flag a field. Flags not given stay absent, so that a preset or recipe is not overridden."""
+def add_flags(parser, names=()):
+    """One flag a field (or a flag for each of `names`). Flags not given stay absent, so that a preset or recipe is
+    not overridden."""
     notes = helps()
     for field in fields(Config):
+        if names and field.name not in names:
+            continue
         flag, text = f"--{field.name.replace('_', '-')}", f"{notes[field.name]} (default {field.default!r})"
         options = dict(help=text.replace("%", "%%"), default=argparse.SUPPRESS)
         if field.type is bool:
@@ -133,20 +153,26 @@ def make(**given):
 def check(c):
     """ValueError if a value is out of range or two of them clash."""
     for name in ("episodes", "steps", "batch", "flow_draws", "euler_steps", "scenes", "warmup", "clip",
-                 "gamma", "vlm_rate", "vlm_adam", "expert_rate", "expert_adam"):
-        if not getattr(c, name) > 0:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be above 0")
-    for name in ("vlm_samples", "alpha", "wobble", "seed", "check_every"):
-        if getattr(c, name) < 0:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be 0 or more")
+                 "gamma", "vlm_rate", "vlm_adam", "expert_rate", "expert_adam", "expert_width", "depth",
+                 "fast_vocab", "shards", "rate"):
+        if not 0 < getattr(c, name) < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be above 0 and finite")
+    for name in ("vlm_samples", "alpha", "wobble", "seed", "check_every", "vit_depth", "vlm_steps", "workers"):
+        if not 0 <= getattr(c, name) < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be 0 or more, and finite")
     if not 0 <= c.robot_questions <= 1:
         raise ValueError(f"--robot-questions is {c.robot_questions}; it is a share, 0 to 1")
     if c.image % 8 or not 16 <= c.image <= 192:
         raise ValueError(f"--image is {c.image}; it must be a multiple of 8 from 16 to 192")
     if c.vlm_width % 32 or c.vlm_width < 32:
         raise ValueError(f"--vlm-width is {c.vlm_width}; it must be a multiple of 32")
-    if not 1 <= c.execute <= STEPS:
-        raise ValueError(f"--execute is {c.execute}; a chunk has {STEPS} waypoints")
+    if not 1 <= c.execute <= c.rate * STEPS:
+        raise ValueError(f"--execute is {c.execute}; a chunk has {c.rate * STEPS} waypoints")
+    most = min(MOST_PUCKS, *(len(KINDS[k]) for k in (c.kinds, "seen")))
+    if not 1 <= c.pucks <= most:
+        raise ValueError(f"--pucks is {c.pucks}; it must be 1 to {most}")
+    if c.batch % c.shards or c.vlm_samples % c.shards:
+        raise ValueError(f"--shards is {c.shards}; it must divide --batch {c.batch} and --vlm-samples {c.vlm_samples}")
     if not (c.fast_loss or c.flow_loss):
         raise ValueError("neither --fast-loss nor --flow-loss: nothing to train")
     if c.vlm_samples and not c.fast_loss:

@@ -17,10 +17,10 @@ from torch import nn
 from nano_ki.vit import Block, ViT, linear, norm
 
 
-def prefix_mask(prefix, answer):
+def prefix_mask(prefix, answer, device=None):
     """bool [L, L], L = prefix + answer: True where the row's token sees the column's."""
     length = prefix + answer
-    mask = torch.ones(length, length, dtype=torch.bool).tril()
+    mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     mask[:prefix, :prefix] = True
     return mask
 
@@ -57,7 +57,7 @@ class VLM(nn.Module):
         if answer is not None:
             place = self.position[self.slots:self.slots + answer.shape[1]]
             x = torch.cat((x, self.embed(answer) + place), 1)
-            mask = prefix_mask(length, answer.shape[1]).to(x.device)
+            mask = prefix_mask(length, answer.shape[1], x.device)
         memory = []
         for block in self.blocks[:layers]:
             x, (k, v) = block(x, mask)

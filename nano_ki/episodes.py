@@ -7,10 +7,13 @@ strokes are fine one by one, but they come from states that lead nowhere.
 
 Try it: python -m nano_ki.episodes          Read next: vit.py
 """
+import re
+import signal
 import time
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from nano_ki import language, render, world
 from nano_ki.fast import FAST
@@ -18,29 +21,29 @@ from nano_ki.language import BLANK, END, FIRST_FAST, GOAL, PAD
 from nano_ki.model import Batch
 
 
-def demonstrate(rng, episodes, kind_set, goals="sides", wobble=.06):
+def demonstrate(rng, episodes, kind_set, goals="sides", wobble=.06, pucks=3, rate=1):
     """Run the expert. Returns tables (one per planning moment) and their clean strokes [n, H, 3].
 
     rng: numpy Generator; kind_set [k, 2] objects that occur; wobble: standard deviation of the constant
-    offset on the waypoints of each stroke. Failed episodes are dropped.
+    offset on the waypoints of each stroke; rate: control rate (world.step). Failed episodes are dropped.
     """
-    tables = world.sample(rng, episodes, kind_set, goals)
+    tables = world.sample(rng, episodes, kind_set, goals, pucks)
     ids = np.arange(episodes)                              # episodes still running
-    plan = np.zeros((episodes, world.STEPS, 3), np.float32)
+    plan = np.zeros((episodes, rate * world.STEPS, 3), np.float32)
     at, until = np.zeros(episodes, int), np.zeros(episodes, int)
     moments, strokes, owner, finished = [], [], [], []
-    for _ in range(world.HORIZON):
+    for _ in range(rate * world.HORIZON):
         new = np.flatnonzero(at == until)
         if len(new):
             moment = tables.take(new)
-            clean = world.stroke(moment)
+            clean = world.stroke(moment, rate)
             moments.append(moment)
             strokes.append(clean)
             owner.append(ids[new])
             plan[new] = clean
             plan[new, :, :2] += rng.normal(0, wobble, (len(new), 1, 2))
-            at[new], until[new] = 0, rng.choice((4, 8, 12, 16), len(new))
-        world.step(tables, plan[np.arange(len(ids)), at])
+            at[new], until[new] = 0, rate * rng.choice((4, 8, 12, 16), len(new))
+        world.step(tables, plan[np.arange(len(ids)), at], rate)
         at += 1
         done = world.success(tables)
         finished.append(ids[done])
@@ -63,15 +66,15 @@ def fit_fast(strokes, config):
 class Data:
     """Demonstrations as an endless stream of mixed batches.
 
-    fast: the tokenizer to use (default: one fitted to these demonstrations). Deterministic from
-    config.seed. `rng.bit_generator.state` is its whole position in the stream.
+    fast: the tokenizer to use (default: one fitted to these demonstrations). Each batch is drawn from a
+    generator of its own, seeded by (config.seed, step, shard): so the step number is the whole position in
+    the stream, any process can draw any batch, and stopping and going on changes nothing.
     """
 
     def __init__(self, config, fast=None):
-        self.config = config
-        self.rng = np.random.default_rng((config.seed, 1))
-        self.tables, strokes = demonstrate(self.rng, config.episodes, world.KINDS[config.kinds],
-                                           config.goals, config.wobble)
+        c = self.config = config
+        self.tables, strokes = demonstrate(np.random.default_rng((c.seed, 1)), c.episodes, world.KINDS[c.kinds],
+                                           c.goals, c.wobble, c.pucks, c.rate)
         self.fast = fast or fit_fast(strokes, config)
         self.chunks = self.fast.normalise(strokes).astype(np.float32)
         tokens = self.fast.encode(strokes)
@@ -81,26 +84,55 @@ class Data:
             row[:len(ids)] = ids + FIRST_FAST
             row[len(ids)] = END
 
-    def batch(self):
-        """The next Batch: config.batch robot samples, then config.vlm_samples questions. A share of the
-        questions is about robot pictures of the demonstrations, the rest about new picture-book pages."""
-        c, rng = self.config, self.rng
-        pick = rng.integers(len(self.tables), size=c.batch)
+    def __getitem__(self, place):
+        return self.batch(*place)
+
+    def batch(self, step=0, shard=0):
+        """The Batch of one step and shard: robot samples, then questions, config.batch and config.vlm_samples
+        of them over all config.shards. A share of the questions is about robot pictures of the
+        demonstrations, the rest about new picture-book pages."""
+        c, rng = self.config, np.random.default_rng((self.config.seed, 2, step, shard))
+        robots, questions = c.batch // c.shards, c.vlm_samples // c.shards
+        pick = rng.integers(len(self.tables), size=robots)
         tables = self.tables.take(pick)
         image, prompt, answer = look(tables, c), say(tables, c), self.answers[pick]
-        if c.vlm_samples:
-            on_robot = round(c.vlm_samples * c.robot_questions)
-            book = world.sample(rng, c.vlm_samples - on_robot)
+        if questions:
+            on_robot = round(questions * c.robot_questions)
+            book = world.sample(rng, questions - on_robot, pucks=c.pucks)
             shown = self.tables.take(rng.integers(len(self.tables), size=on_robot))
             image = np.concatenate((image, look(shown, c), render.picture_book(book, rng, c.image)))
-            questions, answers = language.lesson(world.join((shown, book)), rng)
-            prompt = np.concatenate((prompt, questions))
+            asked, answers = language.lesson(world.join((shown, book)), rng)
+            prompt = np.concatenate((prompt, asked))
             wide = max(answer.shape[1], answers.shape[1])
             answer = np.concatenate([np.pad(a, ((0, 0), (0, wide - a.shape[1])), constant_values=PAD)
                                      for a in (answer, answers)])
-        # Trailing columns that are padding for everybody cost time and teach nothing.
-        answer = answer[:, :(answer != PAD).any(0).sum()]
+        if not c.compile:      # Columns that are padding for everybody cost time and teach nothing. (But a
+            answer = answer[:, :(answer != PAD).any(0).sum()]             # compiled step wants equal shapes.)
         return Batch(*map(torch.from_numpy, (image, prompt, answer, self.chunks[pick])))
+
+
+def drawn_ahead(batches, places, workers=0, pin=False):
+    """Iterate over batches[p] for p in places, drawn ahead by `workers` processes (0: when asked for).
+
+    pin: in page-locked memory, for copies to a GPU. How many workers there are changes no bit. OSError with
+    what to do when they have no shared memory.
+    """
+    loader = DataLoader(batches, sampler=places, batch_size=None, num_workers=workers, pin_memory=pin,
+                        worker_init_fn=_quiet, prefetch_factor=4 if workers else None)
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if not workers or not re.search("shared memory|shm|worker", str(error)):
+            raise
+        last = str(error).strip().splitlines()[-1]
+        raise OSError(f"a process that draws batches ended ({last}). They hand batches over in shared memory "
+                      "(/dev/shm): make that larger, or use --workers 0") from None
+
+
+def _quiet(worker):
+    """In a worker: leave Ctrl-C to the main process, end when that says so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def look(tables, config):
@@ -124,8 +156,8 @@ def main():
           f"{data.tokens_per_chunk:.1f} per chunk of {data.chunks[0].size} numbers, at most "
           f"{data.answers.shape[1] - 1}")
     start = time.perf_counter()
-    for _ in range(20):
-        batch = data.batch()
+    for step in range(20):
+        batch = data.batch(step)
     print({k: tuple(v.shape) for k, v in batch._asdict().items()},
           f"{(time.perf_counter() - start) * 50:.1f} ms a batch")
 

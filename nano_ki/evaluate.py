@@ -52,7 +52,7 @@ def policy_of(model, seed=0):
     return flow_policy(model, seed) if model.config.flow_loss else token_policy(model)
 
 
-def random_policy(seed=0):
+def random_policy(seed=0):      # (at control rate 1)
     """Smooth strokes to random places, pressed."""
     rng = np.random.default_rng(seed)
 
@@ -77,20 +77,21 @@ def _device(model):
 # -- measuring ----------------------------------------------------------------------------------------
 
 
-def rollout(policy, tables, execute=8, watch=None):
+def rollout(policy, tables, execute=8, watch=None, rate=1):
     """Closed loop from `tables` (not changed). Returns success bool [B], right puck bool [B].
 
     "Right puck": the target is what moved most (and at least .05). A scene ends when it succeeds. watch:
-    called as watch(tables, ids still running, chunk, waypoint number) before each step.
+    called as watch(tables, ids still running, chunk, waypoint number) before each step. rate: control rate
+    (world.step).
     """
     start, tables, ids = tables, tables.take(slice(None)), np.arange(len(tables))
     final, won = start.puck.copy(), np.zeros(len(start), bool)
-    for _ in range(0, world.HORIZON, execute):
+    for _ in range(0, rate * world.HORIZON, execute):
         chunk = policy(tables)
         for i in range(execute):
             if watch is not None:
                 watch(tables, ids, chunk, i)
-            world.step(tables, chunk[:, i])
+            world.step(tables, chunk[:, i], rate)
             final[ids] = tables.puck
             done = world.success(tables)
             if done.any():
@@ -104,29 +105,30 @@ def rollout(policy, tables, execute=8, watch=None):
     return won, (moved.argmax(1) == start.target) & (moved.max(1) > .05)
 
 
-def test_scenes(name, n, goals, seed=TEST_SEED):
+def test_scenes(name, n, goals, seed=TEST_SEED, pucks=3):
     """The n scenes of one test set (a name in world.KINDS): the same for every run."""
     rng = np.random.default_rng((seed, list(world.KINDS).index(name)))
-    return world.sample(rng, n, world.KINDS[name], goals)
+    return world.sample(rng, n, world.KINDS[name], goals, pucks)
 
 
 def success(policy, config, n, names=world.TEST_SETS, seed=TEST_SEED):
     """({name: success}, {name: right puck}) with intervals."""
     won, right = {}, {}
     for name in names:
-        a, b = rollout(policy, test_scenes(name, n, config.goals, seed), config.execute)
+        scenes = test_scenes(name, n, config.goals, seed, config.pucks)
+        a, b = rollout(policy, scenes, config.execute, rate=config.rate)
         won[name], right[name] = wilson(int(a.sum()), n), wilson(int(b.sum()), n)
     return won, right
 
 
-def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED):
+def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED, pucks=3):
     """Accuracy {"where", "colour", "shape"} on new scenes of all kinds. pictures: "book" | "robot".
 
     "where" counts if x and y are both within one bin of 1/32 of the table. Answers are free: any word, or
     action token, may come.
     """
     rng = np.random.default_rng((seed, 9))
-    tables = world.sample(rng, n, goals="mixed" if pictures == "robot" else "sides")
+    tables = world.sample(rng, n, goals="mixed" if pictures == "robot" else "sides", pucks=pucks)
     image = torch.from_numpy(render.robot_camera(tables, size) if pictures == "robot"
                              else render.picture_book(tables, rng, size))
     device, out = next(vlm.parameters()).device, {}
@@ -142,7 +144,7 @@ def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED):
 def vqa_both(model):
     """VQA on both kinds of picture: {"book": ..., "robot": ...}."""
     c = model.config
-    return {pictures: vqa(model.vlm, pictures, c.scenes, c.image) for pictures in ("book", "robot")}
+    return {pictures: vqa(model.vlm, pictures, c.scenes, c.image, pucks=c.pucks) for pictures in ("book", "robot")}
 
 
 def latency(model, repeats=10):
@@ -150,7 +152,7 @@ def latency(model, repeats=10):
 
     None for a way of acting that this recipe does not train.
     """
-    one = inputs(model, test_scenes("seen", 1, model.config.goals))
+    one = inputs(model, test_scenes("seen", 1, model.config.goals, pucks=model.config.pucks))
 
     def ms(act):
         times = []
@@ -191,7 +193,7 @@ def film(model, tables, path, frame=192):
         frames.append(panels({k: chunk[j, i:, :2] for j, k in enumerate(ids)}))
 
     policy = policy_of(model)
-    success_, _ = rollout(policy, tables, model.config.execute, watch)
+    success_, _ = rollout(policy, tables, model.config.execute, watch, model.config.rate)
     frames += [frames[-1]] * 5
     draw.save_gif(frames, path)
     return success_
@@ -209,12 +211,12 @@ def command(text, goals):
     return prompt[[language.COLOUR, language.SHAPE]] - (language.COLOUR0, language.SHAPE0), goal
 
 
-def scene_for(text, goals, seed=0):
+def scene_for(text, goals, seed=0, pucks=3):
     """A scene in which a command makes sense, e.g. "push the cyan ring to the left"."""
     kind, goal = command(text, goals)
     rng = np.random.default_rng((seed, 3))
     while True:
-        tables = world.sample(rng, 4096, goals=goals)
+        tables = world.sample(rng, 4096, goals=goals, pucks=pucks)
         asked = (tables.kind[np.arange(len(tables)), tables.target] == kind).all(1) & (tables.goal == goal)
         if asked.any():
             return tables.take(np.flatnonzero(asked)[:1])
@@ -257,7 +259,7 @@ def table(summary):
 
 
 def main():
-    from nano_ki.pretrain import write_json
+    from nano_ki.checkpoint import write_json
     from nano_ki.train import load_model
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("run", help="folder of a finished run")
@@ -270,11 +272,13 @@ def main():
     try:
         model = load_model(args.run)
         if args.instruction:
-            goals = model.config.goals
+            goals, pucks = model.config.goals, model.config.pucks
             if args.scene is None:
-                tables = scene_for(args.instruction, goals, args.seed)
+                tables = scene_for(args.instruction, goals, args.seed, pucks)
             else:
-                tables = test_scenes("all", args.scene + 1, goals).take([args.scene])
+                if args.scene < 0:
+                    raise ValueError(f"--scene is {args.scene}; it must be 0 or more")
+                tables = test_scenes("all", args.scene + 1, goals, pucks=pucks).take([args.scene])
                 aim(tables, args.instruction, goals)
             path = Path(args.run) / ("-".join(args.instruction.split()) + ".gif")
             won = film(model, tables, path)

@@ -61,16 +61,17 @@ class Expert(nn.Module):
         wave = t[..., None] * self.rate
         time = self.time(torch.cat((wave.sin(), wave.cos()), -1))
         h = self.enter(x) + self.position
-        mask = draw_mask(memory[0][0].shape[2], *x.shape[1:3]).to(x.device)
+        mask = draw_mask(memory[0][0].shape[2], *x.shape[1:3], x.device)
         for block, kv in zip(self.blocks, memory, strict=True):
             h = block(h, time, kv, mask)
         return self.leave(norm(h))
 
 
-def draw_mask(prefix, draws, horizon):
+def draw_mask(prefix, draws, horizon, device=None):
     """bool [R * H, T + R * H]: every action token sees the whole memory and the tokens of its own draw."""
-    own = torch.eye(draws, dtype=torch.bool).repeat_interleave(horizon, 0).repeat_interleave(horizon, 1)
-    return torch.cat((torch.ones(draws * horizon, prefix, dtype=torch.bool), own), 1)
+    own = torch.eye(draws, dtype=torch.bool, device=device)
+    own = own.repeat_interleave(horizon, 0).repeat_interleave(horizon, 1)
+    return torch.cat((own.new_ones(draws * horizon, prefix), own), 1)
 
 
 def main():

@@ -32,7 +32,8 @@ UP, NUMBER0 = ID["up"], ID["<0>"]
 FIRST_FAST = len(WORDS)                # FAST token i has id FIRST_FAST + i
 SLOTS = 7
 VERB, X, Y, HEIGHT, GOAL, SHAPE, COLOUR = range(SLOTS)
-ANSWER = 13                            # longest text answer: three pucks of four words, <end>
+MOST_PUCKS = 4                         # on one picture
+ANSWER = 4 * MOST_PUCKS + 1            # longest text answer: four words for each puck, <end>
 
 SENTENCES = {"push": "push the {COLOUR} {SHAPE} to the {GOAL}", "where": "where is the {COLOUR} {SHAPE}?",
              "find": "find the {COLOUR} {SHAPE}", "colour": "what colour is at {X} {Y}?",
@@ -127,7 +128,7 @@ def lesson(tables, rng, kind=None):
     kind: one name in LESSONS for all, or None for a mixture. "where" is answered x y, "find" y x: asked
     both ways, x and y must both be known in the prompt, and the prompt is all that the expert reads.
     In 70 % of these two the slots that only commands use hold words that do not matter.
-    Returns prompts [B, 7] and answers [B, 13] (PAD after <end>).
+    Returns prompts [B, 7] and answers [B, ANSWER] (PAD after <end>).
     """
     batch, pucks = tables.puck.shape[:2]
     rows = np.arange(batch)

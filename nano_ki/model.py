@@ -59,6 +59,11 @@ class VLA(nn.Module):
             memory = [(k.detach(), v.detach()) for k, v in memory]
         return memory
 
+    def forward(self, batch, generator=None):
+        """`losses`, in the precision that config asks for. (Called as model(...), so that DDP and FSDP see it.)"""
+        with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            return self.losses(batch, generator)
+
     def losses(self, batch, generator=None):
         """The named losses of one batch: {"fast", "text", "flow", "ce"}, scalars.
 
@@ -83,12 +88,15 @@ class VLA(nn.Module):
         if self.config.flow_loss:
             memory = self.memory_for_expert([(k[:robots], v[:robots]) for k, v in memory])
             action = batch.chunk[:, None].expand(-1, self.config.flow_draws, -1, -1)
-            noise = torch.empty_like(action, memory_format=torch.contiguous_format)
-            noise.normal_(generator=generator)
-            t = flow.sample_time(*action.shape[:2], generator=generator, device=action.device)
+            noise, t = self.draw(action, generator)
             velocity = self.expert(flow.path(action, noise, t), t, memory)
             out["flow"] = F.mse_loss(velocity.float(), flow.target(action, noise))
         return out
+
+    def draw(self, action, generator):
+        """A noise [..., H, A] and a flow time [...] for each action chunk [..., H, A]."""
+        noise = torch.empty_like(action, memory_format=torch.contiguous_format).normal_(generator=generator)
+        return noise, flow.sample_time(*action.shape[:-2], generator=generator, device=action.device)
 
     @torch.no_grad()
     def act(self, image, prompt, generator=None, steps=None):

@@ -8,7 +8,7 @@ Try it: python -m nano_ki.pretrain --steps 500 --out my_vlm.pt          Read nex
 """
 import argparse
 import json
-import os
+import math
 import subprocess
 import sys
 import time
@@ -20,11 +20,14 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from nano_ki import language, render, world
+from nano_ki import language, ranks, render, world
+from nano_ki.checkpoint import first_line, write_json, write_whole
 from nano_ki.decoder import VLM
+from nano_ki.episodes import drawn_ahead
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = "nano_ki VLM 1"
+RATE = .01           # Muon learning rate of pre-training (AdamW: x .15)
 HIDDEN = ("blocks.", "small.", "large.")      # names of modules whose matrices Muon trains
 
 
@@ -99,53 +102,76 @@ def load_vlm(vlm, path, config):
             p[:len(weights[name])] = weights[name]
 
 
-def first_line(error):
-    return (str(error).splitlines() or ["no message"])[0]
-
-
 def save_vlm(vlm, path, config):
-    torch.save({"format": FORMAT, "sizes": sizes(config), "words": list(language.WORDS),
-                "weights": vlm.state_dict()}, f"{path}.part")
-    os.replace(f"{path}.part", path)
+    content = {"format": FORMAT, "sizes": sizes(config), "words": list(language.WORDS), "weights": vlm.state_dict()}
+    write_whole(path, lambda f: torch.save(content, f))
 
 
-def write_json(path, data):
-    with open(f"{path}.part", "w") as f:
-        json.dump(data, f, indent=1)
-    os.replace(f"{path}.part", path)
+class Lessons:
+    """lessons[step]: (image, prompt, answer) tensors of one step: a page and one question or caption each."""
+
+    def __init__(self, config, batch, seed):
+        self.config, self.size, self.seed = config, batch, seed
+
+    def __getitem__(self, step):
+        c, rng = self.config, np.random.default_rng((self.seed, 2, step))
+        # Half of the batches show as many pucks as the robot meets, the rest fewer.
+        tables = world.sample(rng, self.size, pucks=c.pucks if rng.random() < .5 else int(rng.integers(1, max(c.pucks, 2))))
+        prompt, answer = language.lesson(tables, rng)
+        if not c.compile:                    # (see Data.batch)
+            answer = answer[:, :(answer != language.PAD).any(0).sum()]
+        return tuple(map(torch.from_numpy, (render.picture_book(tables, rng, c.image), prompt, answer)))
 
 
-def lesson_batch(rng, batch, size):
-    """(image, prompt, answer) tensors: a page and one question or caption each."""
-    tables = world.sample(rng, batch, pucks=int(rng.choice((1, 2, 3), p=(.25, .25, .5))))
-    prompt, answer = language.lesson(tables, rng)
-    answer = answer[:, :(answer != language.PAD).any(0).sum()]
-    return tuple(map(torch.from_numpy, (render.picture_book(tables, rng, size), prompt, answer)))
+def compile_blocks(*stacks):
+    """Compile the transformer blocks of these modules, in place: all of a stack share one compiled program."""
+    for stack in stacks:
+        for block in stack.blocks:
+            block.compile()
+
+
+def make_vlm(config, say):
+    """If config names a VLM that is not there and says for how many steps to pre-train one: do that."""
+    if not (config.vlm and config.vlm_steps) or find(config.vlm).exists():
+        return
+    if ranks.who()[1] > 1:
+        raise ValueError(f"no VLM at {config.vlm}; make it first, by one process: python -m nano_ki.pretrain --preset "
+                         f"{config.preset} --steps {config.vlm_steps} --batch {config.batch} --out {config.vlm}")
+    say(f"no VLM at {config.vlm}: pre-training one, {config.vlm_steps} steps of {config.batch} pages")
+    Path(config.vlm).parent.mkdir(parents=True, exist_ok=True)
+    made = pretrain(config, config.vlm, config.vlm_steps, config.batch, 0, RATE)
+    say(f"it took {made['minutes']} minutes and answers {made['scores']}")
 
 
 def pretrain(config, path, steps, batch, seed, rate, start=""):
     """Train a VLM, from nothing or from the file `start`, and write it to `path`, its provenance (with that
     of `start`) beside it. Returns the provenance."""
     from nano_ki.evaluate import vqa
-    began, rng = time.perf_counter(), np.random.default_rng((seed, 2))
+    began, rng = time.perf_counter(), np.random.default_rng((seed, 3))
     torch.manual_seed(seed)
+    if config.device == "cuda":
+        torch.set_float32_matmul_precision("high")
     vlm, earlier = new_vlm(config), None
     if start:
         load_vlm(vlm, start, config)
         note = find(f"{start}.json")
         earlier = json.loads(note.read_text()) if note.exists() else {"file": str(start)}
     vlm.to(config.device)
+    if config.compile:
+        compile_blocks(vlm.vit, vlm)
     groups = optimisers(vlm, rate, .15 * rate)
     bar = tqdm(range(steps), desc="pretrain", dynamic_ncols=True,
                mininterval=.2 if sys.stderr.isatty() else 20)
-    smooth = None
-    for step in bar:
-        image, prompt, answer = (x.to(config.device) for x in lesson_batch(rng, batch, config.image))
+    smooth, cuda = None, config.device == "cuda"
+    lessons = drawn_ahead(Lessons(config, batch, seed), range(steps), config.workers, pin=cuda)
+    for step, lesson in zip(bar, lessons, strict=True):
+        image, prompt, answer = (x.to(config.device, non_blocking=True) for x in lesson)
         # Half of the batches skip the last layer. What only that layer finds out is in nobody's memory: the
         # expert reads each layer's (K, V), that is, what was known *before* the layer.
         layers = config.depth - (config.depth > 1 and rng.random() < .5)
-        logits, _ = vlm(vlm.prefix(image, prompt), answer[:, :-1], layers)
-        loss = F.cross_entropy(logits.transpose(1, 2), answer, ignore_index=language.PAD)
+        with torch.autocast(config.device, torch.bfloat16, enabled=config.bfloat16):
+            logits, _ = vlm(vlm.prefix(image, prompt), answer[:, :-1], layers)
+        loss = F.cross_entropy(logits.transpose(1, 2).float(), answer, ignore_index=language.PAD)
         vlm.zero_grad(set_to_none=True)
         loss.backward()
         for optimiser in groups:
@@ -157,7 +183,9 @@ def pretrain(config, path, steps, batch, seed, rate, start=""):
         if step % 20 == 0:
             bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
         if (step + 1) % 1000 == 0 or step + 1 == steps:
-            scores = {pictures: vqa(vlm, pictures, size=config.image) for pictures in ("book", "robot")}
+            with torch.compiler.set_stance("force_eager"):
+                scores = {pictures: vqa(vlm, pictures, size=config.image, pucks=config.pucks)
+                          for pictures in ("book", "robot")}
             tqdm.write(f"step {step + 1}: loss {smooth:.3f} {scores}")
             save_vlm(vlm, path, config)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
@@ -178,14 +206,17 @@ def main():
     parser.add_argument("--batch", type=int, default=64, help="pages in each batch")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--start", default="", help="go on from this VLM (default: from nothing)")
-    parser.add_argument("--rate", type=float, default=.01, help="Muon learning rate (AdamW: x .15)")
-    for name in ("vlm_width", "vit_depth", "depth", "image"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=configuration.helps()[name],
-                            default=argparse.SUPPRESS)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    parser.add_argument("--rate", type=float, default=RATE, help="Muon learning rate (AdamW: x .15)")
+    configuration.add_flags(parser, ("vlm_width", "vit_depth", "depth", "image", "pucks", "device", "preset", "bfloat16",
+                                     "compile", "workers"))
     args = vars(parser.parse_args())
     own = {k: args.pop(k) for k in ("out", "steps", "batch", "seed", "rate", "start")}
     try:
+        for name in ("steps", "batch", "rate"):
+            if not 0 < own[name] < math.inf:
+                raise ValueError(f"--{name} is {own[name]}; it must be above 0 and finite")
+        if own["seed"] < 0:
+            raise ValueError(f"--seed is {own['seed']}; it must be 0 or more")
         config = configuration.make(**args)
         print(json.dumps(pretrain(config, own.pop("out"), **own), indent=1))
     except (ValueError, OSError, FloatingPointError) as error:

@@ -4,34 +4,33 @@
     python -m nano_ki.train --no-insulate            # the same without the stop-gradient
     python -m nano_ki.train --recipe pi0             # flow loss only, through the VLM
 
-A run leaves in its folder: config.json, metrics.jsonl (one line each), checkpoint.pt, curves.png,
-rollouts.gif, summary.json. Ctrl-C finishes the step and saves; --resume --out FOLDER goes on.
+    torchrun --nproc-per-node 8 -m nano_ki.train     # on eight GPUs (tutorials/11_scaling.md)
+
+A run leaves in its folder: config.json, metrics.jsonl (one line each), the last two checkpoints,
+curves.png, rollouts.gif, summary.json. Ctrl-C finishes the step and saves; --resume --out FOLDER goes on.
 
 Read next: evaluate.py
 """
-import json
-import os
-import resource
 import signal
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from nano_ki import bench, checkpoint, draw, evaluate, ranks, world
 from nano_ki import config as configuration
-from nano_ki import draw, evaluate, world
-from nano_ki.config import Config
-from nano_ki.episodes import Data
-from nano_ki.fast import FAST
+from nano_ki.checkpoint import write_json
+from nano_ki.episodes import Data, drawn_ahead
+from nano_ki.language import PAD
 from nano_ki.model import VLA, Batch
-from nano_ki.pretrain import first_line, load_vlm, optimisers, schedule, set_rate, write_json
+from nano_ki.pretrain import compile_blocks, load_vlm, make_vlm, optimisers, schedule, set_rate
 
-FORMAT = "nano_ki run 1"
-FILES = ("config.json", "metrics.jsonl", "checkpoint.pt", "curves.png", "rollouts.gif", "summary.json")
+FILES = ("checkpoint.pt", "checkpoint-before.pt", "config.json", "curves.png", "metrics.jsonl", "rollouts.gif",
+         "summary.json")
 LOG_EVERY = 20           # steps between lines of metrics.jsonl
 SAVE_EVERY = 200         # steps between checkpoints
 
@@ -39,54 +38,86 @@ SAVE_EVERY = 200         # steps between checkpoints
 def train(config, stop=lambda step: False):
     """Run the whole job. Returns the summary (also in summary.json), or None if it was stopped.
 
-    stop(step) is asked after each step; True saves and ends. ValueError / OSError say what to do about
-    bad settings, folders and files; FloatingPointError about a loss that is not finite.
+    stop(step) is asked after each step; True (on any rank) saves and ends. ValueError / OSError say what to do
+    about bad settings, folders and files; FloatingPointError about a loss that is not finite. Under torchrun
+    every rank calls it; rank 0 alone writes files, and returns the summary.
     """
+    with ranks.started(config.device) as (rank, size):
+        return _train(config, stop, rank, size)
+
+
+def _train(config, stop, rank, size):
     began = time.perf_counter()
-    out = open_folder(config)
-    saved = load_checkpoint(out / "checkpoint.pt") if config.resume else None
+    say = tqdm.write if rank == 0 else lambda text: None
+    out = ranks.agree(open_folder(config) if rank == 0 else None)
+    saved = checkpoint.load(out, say) if config.resume else None
     if saved:
         config = saved["config"]
-    say = tqdm.write
+    if config.shards < size:                     # at least one part of the batch for each rank
+        config = replace(config, shards=size)
+        configuration.check(config)
+    mine = ranks.shares(config.shards)
+    make_vlm(config, say)
     torch.manual_seed(config.seed)
-    data = Data(config)
-    model = new_model(config, data.fast)
-    noise = torch.Generator(device=config.device).manual_seed(config.seed)
-    parts = {"vlm": model.vlm, "expert": model.expert}
+    if config.device == "cuda":
+        torch.set_float32_matmul_precision("high")
+    data = Data(config, saved and saved["fast"])
+    model = new_model(config, data.fast, not saved)
     if config.freeze:
         model.vlm.requires_grad_(False)
+    vqa_before = saved["vqa_before"] if saved else evaluate.vqa_both(model) if rank == 0 else None
+    if rank == 0:
+        explain(config, data, model, out, vqa_before, size, say)
+        if not saved:
+            write_json(out / "config.json", asdict(config))
+
+    # Two parts, two optimisers each (Muon, AdamW), clipped each on its own.
+    if config.compile:
+        compile_blocks(model.vlm.vit, model.vlm, model.expert)
+    spread = ranks.spread(model, config.fsdp, unused=not (config.fast_loss and config.flow_loss) and not config.freeze)
+    parts = {"vlm": model.vlm, "expert": model.expert}
     trained = [name for name in parts if not (name == "vlm" and config.freeze)
                and not (name == "expert" and not config.flow_loss)]
     rates = {"vlm": (config.vlm_rate, config.vlm_adam), "expert": (config.expert_rate, config.expert_adam)}
     groups = [o for name in trained for o in optimisers(parts[name], *rates[name])]
     first, seconds = 0, 0.
     if saved:
-        first, seconds = restore(saved, model, groups, noise, data)
-        vqa_before = saved["vqa_before"]
-    else:
-        write_json(out / "config.json", asdict(config))
-        vqa_before = evaluate.vqa_both(model)
-    metrics = open_metrics(out / "metrics.jsonl", first)
-    explain(config, data, model, out, vqa_before, say)
+        ranks.scatter(model, groups, saved["model"], saved["optimisers"])
+        first, seconds = saved["step"], saved["seconds"]
+    noise = torch.Generator(device=config.device)
+    stream = drawn_ahead(data, [(step, shard) for step in range(first, config.steps) for shard in mine],
+                         config.workers, pin=config.device == "cuda")
+    if rank == 0:
+        metrics = checkpoint.Metrics(out / "metrics.jsonl", first if saved else None)
 
-    bar = tqdm(total=config.steps, initial=first, desc=config.recipe, dynamic_ncols=True,
+    bar = tqdm(total=config.steps, initial=first, desc=config.recipe, dynamic_ncols=True, disable=rank > 0,
                mininterval=.2 if sys.stderr.isatty() else 20)      # (a log file needs fewer lines)
-    shown = {}
+    shown, waited = {}, 0.
     start = time.perf_counter() - seconds
     for step in range(first, config.steps):
+        asked = time.perf_counter()
+        batches = [next(stream) for _ in mine]
+        waited += time.perf_counter() - asked
         # ---- the training step ------------------------------------------------------------------
-        batch = Batch(*(x.to(config.device) for x in data.batch()))
-        losses = model.losses(batch, noise)
-        loss = losses["ce"] + config.alpha * losses["flow"]          # (arXiv 2505.23705, eq. 2)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}: {named(losses)}. Stopped before the update; "
-                f"{out}/checkpoint.pt (if there) is from an earlier step. Try a lower --vlm-rate or "
-                "--expert-rate, or another --seed")
+        # The batch comes in shards: one, unless several processes share the work. The cross-entropy is
+        # averaged over the real tokens of all of them.
+        tokens = [int((batch.answer != PAD).sum()) for batch in batches]
+        all_tokens = ranks.total(sum(tokens), config.device)
+        values = {}
         model.zero_grad(set_to_none=True)
-        loss.backward()
+        for i, (batch, shard) in enumerate(zip(batches, mine, strict=True)):
+            noise.manual_seed(noise_seed(config.seed, step, shard))
+            with ranks.exchange(spread, now=i + 1 == len(batches)):
+                losses = spread(to_device(batch, config.device), noise)
+                share, even = tokens[i] / all_tokens, 1 / config.shards
+                loss = share * losses["ce"] + config.alpha * even * losses["flow"]     # (arXiv 2505.23705, eq. 2)
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(not_finite(losses, loss, step, out))
+                (size * loss).backward()                       # (ranks are averaged; we want their sum)
+            for name, value in losses.items():
+                values[name] = values.get(name, 0) + value.detach() * (share if name == "ce" else even)
         # Clip each part on its own: in one norm, the expert's gradient would shrink the VLM's step.
-        norms = {name: torch.nn.utils.clip_grad_norm_(parts[name].parameters(), config.clip).item()
+        norms = {name: ranks.plain(torch.nn.utils.clip_grad_norm_(parts[name].parameters(), config.clip)).item()
                  for name in trained}
         for optimiser in groups:
             set_rate(optimiser, schedule(step, config.steps, config.warmup))
@@ -95,92 +126,114 @@ def train(config, stop=lambda step: False):
         done = step + 1
         seconds = time.perf_counter() - start
         if done % LOG_EVERY == 0 or done == config.steps:
-            values = named(losses)
-            line = {"step": done, **values, "gradient": norms, "seconds": round(seconds, 2)}
-            metrics.write(json.dumps(line) + "\n")
-            metrics.flush()
+            values = {k: round(ranks.total(v.item(), config.device), 5) for k, v in values.items()}
+            if rank == 0:
+                metrics.add({"step": done, **values, "gradient": norms, "seconds": round(seconds, 2),
+                             "waited": round(waited, 2), "memory_mib": checkpoint.memory_mib()})
             shown.update({k: f"{v:.3f}" for k, v in values.items() if k != "ce"})
         if config.check_every and done % config.check_every == 0 and done < config.steps:
-            won, _ = evaluate.success(evaluate.policy_of(model), config, 100, ("seen", "new_both"),
-                                      evaluate.CHECK_SEED)
-            metrics.write(json.dumps({"step": done, "success": won}) + "\n")
-            metrics.flush()
-            shown["success"] = f"{won['seen']['rate']:.2f}"
+            acting = whole(model, config, data.fast)
+            if rank == 0:
+                with torch.compiler.set_stance("force_eager"):     # (batches of all sizes: not worth compiling)
+                    won, _ = evaluate.success(evaluate.policy_of(acting), config, 100, ("seen", "new_both"),
+                                              evaluate.CHECK_SEED)
+                metrics.add({"step": done, "success": won})
+                shown["success"] = f"{won['seen']['rate']:.2f}"
             start = time.perf_counter() - seconds                   # checks are not training time
         bar.set_postfix(shown, refresh=False)
         bar.update()
-        stopping = stop(done)
+        stopping = ranks.total(float(stop(done)), config.device) > 0
         if stopping or done % SAVE_EVERY == 0 or done == config.steps:
-            save_checkpoint(out / "checkpoint.pt", config, data, model, groups, noise, done, seconds,
-                            vqa_before)
+            weights, states = ranks.gather(model, groups)
+            if rank == 0:
+                checkpoint.save(out, config, data.fast, weights, states, done, seconds, vqa_before)
+            ranks.total(0, config.device)                           # nobody goes on before it is written
         if stopping:
             bar.close()
             say(f"stopped after step {done}; go on with: python -m nano_ki.train --resume --out {out}")
             return None
     bar.close()
-    metrics.close()
-    return finish(config, data, model, out, vqa_before, seconds, began, say)
+    acting = whole(model, config, data.fast)
+    if rank:
+        return None
+    with torch.compiler.set_stance("force_eager"):
+        return finish(config, data, acting, out, vqa_before, seconds, waited, size, began, say)
 
 
-def finish(config, data, model, out, vqa_before, seconds, began, say):
+def finish(config, data, model, out, vqa_before, seconds, waited, size, began, say):
     """Evaluate, draw and write what came out; returns the summary."""
     say("evaluating ...")
-    batch = Batch(*(x.to(config.device) for x in data.batch()))
-    speed = utilisation(model, batch, seconds / config.steps)
-    parameters = {k: sum(p.numel() for p in m.parameters()) for k, m in
-                  (("vlm", model.vlm), ("expert", model.expert))}
     result = evaluate.measure(model)
     draw_curves(out)
-    scenes = world.join([evaluate.test_scenes(name, 2, config.goals, evaluate.CHECK_SEED)
+    scenes = world.join([evaluate.test_scenes(name, 2, config.goals, evaluate.CHECK_SEED, config.pucks)
                          for name in world.TEST_SETS])
     evaluate.film(model, scenes, out / "rollouts.gif")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin"
-                                                                 else 2 ** 10)
-    summary = {"recipe": config.recipe, "preset": config.preset, "device": config.device,
+    work, peak = bench.step_flops(config, data), bench.matrix_peak(config)
+    summary = {"recipe": config.recipe, "preset": config.preset, "device": config.device, "ranks": size,
                "seed": config.seed, "steps": config.steps, "train_seconds": round(seconds, 1),
-               "total_seconds": round(time.perf_counter() - began, 1), "peak_rss_mib": round(peak),
-               "parameters": parameters, "tokens_per_chunk": round(data.tokens_per_chunk, 2),
+               "total_seconds": round(time.perf_counter() - began, 1),
+               "data_wait_share": round(waited / seconds, 4), "peak_rss_mib": checkpoint.peak_memory_mib(),
+               "parameters": {"vlm": count(model.vlm), "expert": count(model.expert)},
+               "tokens_per_chunk": round(data.tokens_per_chunk, 2),
                "insulate": config.insulate, "vqa_before": vqa_before["book"],
-               "vqa_before_robot": vqa_before["robot"], **result, **speed}
+               "vqa_before_robot": vqa_before["robot"], **result, "gflop_per_step": round(work / 1e9, 2),
+               "matrix_peak_gflops": round(peak / 1e9),
+               "share_of_peak": round(work * config.steps / seconds / size / peak, 3)}
+    if config.device == "cuda":
+        summary["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2 ** 20)
     write_json(out / "summary.json", summary)
     say(evaluate.table(summary))
-    say(f"{out}/ holds {', '.join(FILES)}")
+    say(f"{out}/ holds {', '.join(sorted(p.name for p in out.iterdir()))}")
     return summary
 
 
-def new_model(config, fast):
+def noise_seed(seed, step, shard):
+    """One number for the noises and flow times of a step's shard: different for all, the same for ever."""
+    return int(np.random.SeedSequence((seed, 3, step, shard)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def to_device(batch, device):
+    return Batch(*(x.to(device, non_blocking=True) for x in batch))
+
+
+def new_model(config, fast, pretrained=True):
     """A fresh policy on config.device, its VLM pre-trained if config.vlm names one."""
     model = VLA(config, fast)
-    if config.vlm:
+    if config.vlm and pretrained:
         load_vlm(model.vlm, config.vlm, config)
     return model.to(config.device)
 
 
-def utilisation(model, batch, seconds):
-    """Of one training step that took `seconds`: its counted matrix work, and the share of the peak that a
-    large float32 matrix product reaches on this machine now."""
-    with FlopCounterMode(display=False) as counter:
-        out = model.losses(batch)
-        (out["ce"] + out["flow"]).backward()
-    model.zero_grad(set_to_none=True)
-    a, best = torch.randn(2048, 2048, device=batch.image.device), float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        (a @ a)[0, 0].item()
-        best = min(best, time.perf_counter() - start)
-    peak, work = 2 * 2048 ** 3 / best, counter.get_total_flops()
-    return {"gflop_per_step": round(work / 1e9, 2), "matrix_peak_gflops": round(peak / 1e9),
-            "share_of_peak": round(work / seconds / peak, 3)}
+def whole(model, config, fast):
+    """The policy in one piece, for rank 0 to act with: `model` itself, unless FSDP cut it up (every rank must call)."""
+    if not config.fsdp:
+        return model
+    weights, _ = ranks.gather(model, [])
+    if not weights:                      # (only rank 0 is given them)
+        return None
+    plain = VLA(config, fast)
+    plain.load_state_dict(weights)
+    return plain.to(config.device)
 
 
-def explain(config, data, model, out, vqa_before, say):
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def not_finite(losses, loss, step, out):
+    named = {k: round(v.item(), 5) for k, v in losses.items()}
+    return (f"the loss is {loss.item()} at step {step}: {named}. Stopped before the update; {out}/checkpoint.pt (if "
+            "there) is from an earlier step. Try a lower --vlm-rate or --expert-rate, or another --seed")
+
+
+def explain(config, data, model, out, vqa_before, size, say):
     """Print what was derived, and why."""
-    count = {k: sum(p.numel() for p in m.parameters()) for k, m in
-             (("VLM", model.vlm), ("expert", model.expert))}
     seen = config.steps * config.batch / len(data.tables)
     stop = ("stopped at the memory" if config.insulate else "flows into the VLM") if not config.freeze else (
         "cannot train the frozen VLM")
     say(f"recipe {config.recipe}, preset {config.preset}, device {config.device}, seed {config.seed} -> {out}")
+    if config.shards > 1:
+        say(f"  {size} processes, {config.shards} shards of the batch: {config.shards // size} for each process")
     say(f"  losses: {'FAST + ' * config.fast_loss}{'text + ' * (config.vlm_samples > 0)}"
         f"{f'{config.alpha:g} x flow' * config.flow_loss}".rstrip(" +")
         + (f"; the flow gradient {stop}" if config.flow_loss else ""))
@@ -190,7 +243,7 @@ def explain(config, data, model, out, vqa_before, say):
         f"{seen:.1f} passes over the demonstrations")
     say(f"  a chunk of {data.chunks[0].size} numbers is {data.tokens_per_chunk:.1f} FAST tokens "
         f"(at most {data.answers.shape[1] - 1}), gamma {config.gamma:g}, {data.fast.vocab} tokens in all")
-    say(f"  parameters: VLM {count['VLM']:,}, expert {count['expert']:,}")
+    say(f"  parameters: VLM {count(model.vlm):,}, expert {count(model.expert):,}")
     say(f"  the VLM before training answers on picture-book pages {vqa_before['book']}, "
         f"on robot pictures {vqa_before['robot']}")
 
@@ -210,8 +263,8 @@ def open_folder(config):
                 continue
     out = Path(config.out)
     if config.resume:
-        if not (out / "checkpoint.pt").exists():
-            raise FileNotFoundError(f"{out} holds no checkpoint.pt to resume from; start it without --resume")
+        if not any((out / name).exists() for name in (checkpoint.LATEST, checkpoint.BEFORE)):
+            raise FileNotFoundError(f"{out} holds no {checkpoint.LATEST} to resume from; start it without --resume")
         return out
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; --out names a folder")
@@ -225,78 +278,22 @@ def open_folder(config):
     return out
 
 
-def read_metrics(path):
-    """All whole lines of a metrics.jsonl; a torn last line is left out."""
-    lines = []
-    for line in Path(path).read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
-
-
-def open_metrics(path, step):
-    """Append to metrics.jsonl; lines after `step` (of a run that went on past its checkpoint) go."""
-    kept = [m for m in read_metrics(path) if m["step"] <= step] if step and path.exists() else []
-    with open(f"{path}.part", "w") as f:
-        f.writelines(json.dumps(m) + "\n" for m in kept)
-    os.replace(f"{path}.part", path)
-    return open(path, "a")
-
-
-def save_checkpoint(path, config, data, model, groups, noise, step, seconds, vqa_before):
-    """Everything that the next step depends on, to a temporary name, then renamed."""
-    torch.save({"format": FORMAT, "config": asdict(config), "fast": data.fast.state(), "step": step,
-                "seconds": seconds, "vqa_before": vqa_before, "model": model.state_dict(),
-                "optimisers": [o.state_dict() for o in groups], "noise": noise.get_state(),
-                "data": json.dumps(data.rng.bit_generator.state)}, f"{path}.part")
-    os.replace(f"{path}.part", path)
-
-
-def load_checkpoint(path):
-    """A stored run, checked; its "config" is a Config again. ValueError says what is wrong with it."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no checkpoint at {path}; train a run first: python -m nano_ki.train")
-    try:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
-        if saved["format"] != FORMAT:
-            raise ValueError(f"its format is {saved['format']!r}")
-        saved["config"] = Config(**saved["config"])
-        saved["fast"] = FAST.from_state(saved["fast"])
-    except Exception as error:         # torch raises many kinds for a damaged or foreign file
-        raise ValueError(f"{path} is not a whole {FORMAT!r} checkpoint ({type(error).__name__}: "
-                         f"{first_line(error)}); train again, with --overwrite for the same folder"
-                         ) from None
-    return saved
-
-
-def restore(saved, model, groups, noise, data):
-    """Put everything back where save_checkpoint found it. Returns (step, seconds)."""
-    model.load_state_dict(saved["model"])
-    for optimiser, state in zip(groups, saved["optimisers"], strict=True):
-        optimiser.load_state_dict(state)
-    noise.set_state(saved["noise"])
-    data.rng.bit_generator.state = json.loads(saved["data"])
-    return saved["step"], saved["seconds"]
-
-
 def load_model(folder, device=None):
     """The finished policy of a run's folder, on `device` (default: cpu), ready to act."""
-    saved = load_checkpoint(Path(folder) / "checkpoint.pt")
-    model = VLA(saved["config"], saved["fast"])
+    saved = checkpoint.load(folder, lambda text: print(text, file=sys.stderr))
+    device = device or "cpu"
+    model = VLA(replace(saved["config"], device=device), saved["fast"])
     try:
         model.load_state_dict(saved["model"])
     except RuntimeError as error:
         raise ValueError(f"{folder}/checkpoint.pt does not fit its own configuration: "
                          f"{str(error).splitlines()[-1].strip()}; train it again") from None
-    return model.to(device or "cpu").eval()
+    return model.to(device).eval()
 
 
 def draw_curves(out):
     """curves.png from metrics.jsonl."""
-    lines = read_metrics(out / "metrics.jsonl")
+    lines = checkpoint.read_metrics(out / "metrics.jsonl")
     steps = [m for m in lines if "flow" in m]
     checks = [m for m in lines if "success" in m]
 
@@ -312,14 +309,11 @@ def draw_curves(out):
     }, out / "curves.png")
 
 
-def named(losses):
-    return {k: round(v.item(), 5) for k, v in losses.items()}
-
-
 def main():
     config = configuration.parse(description=__doc__.split("\n")[0])
     pressed = []
-    signal.signal(signal.SIGINT, lambda *_: (pressed.append(1), len(pressed) > 1 and sys.exit(130)))
+    for sign in (signal.SIGINT, signal.SIGTERM):        # (a cluster sends SIGTERM before it takes the machine)
+        signal.signal(sign, lambda *_: (pressed.append(1), len(pressed) > 1 and sys.exit(130)))
     try:
         train(config, stop=lambda step: bool(pressed))
     except (ValueError, OSError, FloatingPointError) as error:

@@ -25,7 +25,7 @@ PASSES = 3           # and this often among pucks and walls: each halves what a 
 FRICTION = 1.        # Coulomb: tangential drag <= FRICTION * normal displacement
 NEAR = .15           # success: the target's centre is this close to its goal
 HORIZON = 80         # steps allowed for one task
-STEPS = 16           # waypoints in one stroke of the expert (a chunk)
+STEPS = 16           # waypoints in one stroke of the expert (a chunk), at control rate 1
 TOUCH = PUCK + FINGER
 PUCK_LIMIT, FINGER_LIMIT = HALF - PUCK, HALF - FINGER
 
@@ -140,10 +140,11 @@ def _behind(puck, goal):
     return np.clip(puck - u * (TOUCH + .04), -limit, limit), u, dist[:, 0]
 
 
-def step(tables, action):
+def step(tables, action, rate=1):
     """Advance all tables by one step, in place. action: float [B, 3] = (x, y, press > 0).
 
-    Lowering the finger onto a puck does nothing (it stays raised); raising is immediate.
+    Lowering the finger onto a puck does nothing (it stays raised); raising is immediate. rate: so many
+    steps do the work of one at rate 1, each goes 1 / rate as far at most.
     """
     action = np.asarray(action, np.float32)
     if action.shape != (len(tables), 3) or not np.isfinite(action).all():
@@ -155,26 +156,27 @@ def step(tables, action):
     fx, fy = (np.ascontiguousarray(tables.finger[:, i]) for i in (0, 1))
     mx = np.clip(action[:, 0], -FINGER_LIMIT, FINGER_LIMIT) - fx
     my = np.clip(action[:, 1], -FINGER_LIMIT, FINGER_LIMIT) - fy
-    scale = np.minimum(1, REACH / np.maximum(np.sqrt(mx * mx + my * my), 1e-3)) / SUBSTEPS
+    substeps = max(1, SUBSTEPS // rate)
+    scale = np.minimum(1, REACH / rate / np.maximum(np.sqrt(mx * mx + my * my), 1e-3)) / substeps
     mx, my = mx * scale, my * scale
     press = action[:, 2] > 0
     down = np.flatnonzero(tables.pressed & press)       # only these can touch anything
     up = np.flatnonzero(~(tables.pressed & press))
-    fx[up] += SUBSTEPS * mx[up]
-    fy[up] += SUBSTEPS * my[up]
+    fx[up] += substeps * mx[up]
+    fy[up] += substeps * my[up]
     if len(down):
         px[:, down], py[:, down], fx[down], fy[down] = _push(
-            px[:, down], py[:, down], fx[down], fy[down], mx[down], my[down])
+            px[:, down], py[:, down], fx[down], fy[down], mx[down], my[down], substeps)
     clear = ((px - fx) ** 2 + (py - fy) ** 2 >= TOUCH ** 2).all(0)
     tables.pressed = press & (tables.pressed | clear)
     tables.puck = np.stack((px.T, py.T), -1)
     tables.finger = np.stack((fx, fy), -1)
 
 
-def _push(px, py, fx, fy, mx, my):
-    """SUBSTEPS of contact for tables whose finger is down. p [P, b], f [b], m [b] motion a substep."""
+def _push(px, py, fx, fy, mx, my, substeps):
+    """Contact for tables whose finger is down. p [P, b], f [b], m [b] motion a substep."""
     pairs = list(combinations(range(len(px)), 2))
-    for _ in range(SUBSTEPS):
+    for _ in range(substeps):
         fx, fy = fx + mx, fy + my
         dx, dy = px - fx, py - fy
         dist = np.maximum(np.sqrt(dx * dx + dy * dy), 1e-3)
@@ -208,8 +210,8 @@ def success(tables):
     return np.linalg.norm(tables.target_xy() - tables.goal_xy, axis=-1) < NEAR
 
 
-def stroke(tables):
-    """The expert: one smooth stroke from here. Returns float32 [B, STEPS, 3] waypoints (x, y, +-1).
+def stroke(tables, rate=1):
+    """The expert: one smooth stroke from here. Returns float32 [B, rate * STEPS, 3] waypoints (x, y, +-1).
 
     Reach the point behind the target (as seen from the goal) raised, lower, push until the target
     would be at the goal. Each segment is minimum-jerk in time: its shape is the same whatever its
@@ -225,9 +227,9 @@ def stroke(tables):
     push_on = tables.pressed & (aside < .12) & (along > .15)
     # (steps to reach `behind`, steps to lower, steps to push); the rest of the chunk is raised
     plan = np.select([done, push_on, ready & ~tables.pressed], [0, 1, 2], 3)
-    travel, lower, push = (np.array(v)[plan] for v in ((0, 0, 0, 5), (0, 0, 1, 1), (0, 10, 10, 10)))
+    travel, lower, push = (rate * np.array(v)[plan] for v in ((0, 0, 0, 5), (0, 0, 1, 1), (0, 10, 10, 10)))
     start = np.where((plan == 1)[:, None], finger, behind)
-    k = np.arange(1, STEPS + 1)
+    k = np.arange(1, rate * STEPS + 1)
     a = _min_jerk(np.minimum(k / np.maximum(travel, 1)[:, None], 1))[..., None]
     b = (k - (travel + lower)[:, None]) / np.maximum(push, 1)[:, None]
     s = _min_jerk(np.clip(b, 0, 1))[..., None]

@@ -85,7 +85,7 @@ def test_readmes_commands_run(tmp_path):
 
 def test_readmes_tables_are_the_shipped_results():
     from nano_ki import compare
-    from nano_ki.train import read_metrics
+    from nano_ki.checkpoint import read_metrics
     lines = read_metrics(compare.RESULTS)
     table = compare.tables([m for m in lines if not m["flags"]])
     assert len(lines) >= 3 and f"<!-- arms -->\n{table}\n<!-- /arms -->" in (ROOT / "README.md").read_text()
@@ -95,7 +95,7 @@ def test_readmes_tables_are_the_shipped_results():
 
 @pytest.mark.slow
 def test_comparison_goes_on_where_it_was(tmp_path):
-    from nano_ki.train import read_metrics
+    from nano_ki.checkpoint import read_metrics
     flags = ["--steps", "2", "--episodes", "60", "--batch", "8", "--scenes", "2", "--check-every", "0"]
 
     def compare(*arms):

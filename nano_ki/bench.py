@@ -1,0 +1,261 @@
+"""How fast is this machine at each part of the job, and what would a larger job need?
+
+Each figure is measured on the code that training and acting use, and set against the machine's own matrix
+peak. The work of a step is counted by a formula (`step_flops`; a test holds it against PyTorch's counter),
+and so are the memory and the traffic of jobs that are too large to try (`plan`).
+
+Try it: python -m nano_ki.bench [--preset gpu] [--json]      python -m nano_ki.bench --plan
+Read next: tutorials/11_scaling.md
+"""
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nano_ki import language, render, world
+from nano_ki.vit import FEATURES
+
+STEPS = 60           # training steps to measure; the first 20 are not counted
+
+
+# -- counted ------------------------------------------------------------------------------------------
+
+
+def sizes(c, vocabulary, columns, dims=3):
+    """The lengths and widths that the formulas need, by name. vocabulary V: words and FAST tokens; columns:
+    answer tokens (with <end> and padding) that a batch holds, F."""
+    P = (c.image // 8) ** 2                                  # picture tokens
+    T = P + language.SLOTS                                   # prefix tokens
+    return {"D": c.vlm_width, "E": c.expert_width, "V": vocabulary, "A": dims, "P": P, "T": T,
+            "L": T + (columns - 1 if c.fast_loss else 0), "F": columns if c.fast_loss else 1,
+            "n": c.flow_draws * c.rate * world.STEPS,        # action tokens of a sample, all draws
+            "R": c.flow_draws, "samples": c.batch + c.vlm_samples, "robots": c.batch}
+
+
+def step_flops(c, data):
+    """Floating-point operations of all matrix products in one training step, forward and backward, over all
+    shards. Nothing is counted twice where a kernel computes it again; Muon's products are not in it."""
+    batch = data.batch()
+    return c.shards * flops(replace(c, batch=c.batch // c.shards, vlm_samples=c.vlm_samples // c.shards),
+                            language.FIRST_FAST + data.fast.vocab, batch.answer.shape[1])
+
+
+def flops(c, vocabulary, columns):
+    """step_flops of one shard, from sizes alone. A product of [a, b] by [b, c] is 2 a b c."""
+    s = sizes(c, vocabulary, columns)
+    D, E, T, L, P, n = (s[k] for k in "DETLPn")
+
+    def block(tokens):
+        return 24 * D * D * tokens + 4 * tokens * tokens * D         # q k v o and the MLP; q k^T and (.) v
+    windows = 2 * (4 * P) * FEATURES * 192
+    vit = 2 * P * D * 16 * FEATURES + c.vit_depth * block(P)
+    vlm = vit + c.depth * block(L)
+    head = 2 * D * s["V"] * s["F"]
+    forward = s["samples"] * (windows + vlm + head)
+    # Backward: as much again for the inputs and for the weights; a picture needs no gradient. Without a loss
+    # on answers (pi0) the last layer matters by its K and V alone.
+    backward = s["samples"] * (windows + 2 * (vlm + head))
+    if not c.fast_loss:
+        backward = s["samples"] * (windows + 2 * (vlm - block(L) + 4 * D * D * T))
+    if c.freeze:
+        backward = 0
+    layer = 2 * n * (4 * E * D + 8 * E * E) + 2 * s["R"] * 6 * E * E + 4 * n * (T + n) * D
+    inner = c.depth * layer + 2 * n * E * s["A"] + 2 * s["R"] * E * E
+    outer = 2 * n * s["A"] * E + 2 * s["R"] * 32 * E                 # first maps: their inputs need no gradient
+    expert = s["robots"] * (3 * inner + 2 * outer) if c.flow_loss else 0
+    return forward + backward + expert
+
+
+def parameters(c, vocabulary, longest, dims=3):
+    """{"vlm": hidden, "vlm rest", "expert", "expert rest"}: numbers of weights; hidden ones are Muon's.
+    longest: answer tokens at most."""
+    D, E, V = c.vlm_width, c.expert_width, vocabulary
+    return {"vlm": (c.vit_depth + c.depth) * 12 * D * D + FEATURES * 192 + 16 * FEATURES * D,
+            "vlm rest": 2 * V * D + (language.SLOTS + longest) * D + FEATURES,
+            "expert": c.depth * (4 * E * D + 8 * E * E + 6 * E * E),
+            "expert rest": (2 * dims + 1) * E + dims + c.rate * world.STEPS * E + 32 * E + E + E * E + E
+            + c.depth * 6 * E}
+
+
+def state_bytes(p, c):
+    """Bytes of weights, gradients and optimiser states in float32: Muon keeps one number a weight, AdamW two."""
+    trained = [p["vlm"] * (not c.freeze) + p["expert"], p["vlm rest"] * (not c.freeze) + p["expert rest"]]
+    return 4 * (sum(p.values()) + 2 * trained[0] + 3 * trained[1])
+
+
+def activation_bytes(c, vocabulary, columns):
+    """What the forward pass keeps for the backward pass of one shard, in bytes, counted per token and layer:
+    the inputs of each product, normalisation and activation. Rough by design: within 15 % (tested)."""
+    s = sizes(c, vocabulary, columns)
+    D, E, L, P, T, n = (s[k] for k in "DELPTn")
+    # x, its norm; q, k before and after their norms, v; attention out; x, its norm; MLP before and after relu,
+    # and squared. An expert layer has its scales and gates besides, and a copy of the memory that it reads.
+    block = (2 + 5 + 1 + 2 + 12) * D
+    vlm = s["samples"] * (c.vit_depth * P + c.depth * L) * block + s["samples"] * s["F"] * (s["V"] * 2 + 2 * D)
+    pixels = s["samples"] * (4 * P * FEATURES * 3 + 64 * P * 3)
+    layer = n * ((2 + 2 + 2 + 12) * E + (6 + 4) * D) + 2 * T * D + s["R"] * 12 * E
+    expert = s["robots"] * c.depth * layer if c.flow_loss else 0
+    return 4 * (vlm * (not c.freeze) + pixels * (not c.freeze) + expert)
+
+
+def plan(c, gpus, vocabulary, columns, longest):
+    """What one step of a job on `gpus` GPUs would take, per GPU, in float32 states and bfloat16 products:
+    a dict of numbers. c.batch and c.vlm_samples are those of one GPU here."""
+    p, s = parameters(c, vocabulary, longest), sizes(c, vocabulary, columns)
+    weights, share = sum(p.values()), (gpus - 1) / gpus
+    return {"gpus": gpus, "samples": gpus * s["samples"],
+            "tokens": gpus * (s["samples"] * s["L"] + s["robots"] * s["n"]),
+            "states_gb": state_bytes(p, c) / gpus / 1e9, "activations_gb": activation_bytes(c, vocabulary, columns) / 2e9,
+            # FSDP2: each weight is gathered for forward and backward, its gradient is scattered: 4 bytes each.
+            "fsdp_gb": 12 * weights * share / 1e9, "ddp_gb": 8 * weights * share / 1e9,
+            "petaflop": flops(c, vocabulary, columns) / 1e15}
+
+
+PLANNED = dict(vlm_width=2560, vit_depth=4, depth=34, expert_width=512, batch=24, vlm_samples=8, image=192, rate=3,
+               execute=48, pucks=4)
+PLANNED_VOCABULARY, PLANNED_COLUMNS, PLANNED_LONGEST = 2048, 40, 145
+
+
+def plan_table(peak=1e15, reach=.4, link=50e9):
+    """Markdown: three sizes of a job with 3 billion parameters. peak: a GPU's bfloat16 FLOP/s; reach: the share
+    of it that training gets; link: bytes per second into one GPU from other machines."""
+    from nano_ki import config as configuration
+    c = configuration.make(device="cpu", preset="laptop", **PLANNED)
+    p = parameters(c, PLANNED_VOCABULARY, PLANNED_LONGEST)
+    out = [f"{sum(p.values()) / 1e9:.2f} B parameters (VLM {(p['vlm'] + p['vlm rest']) / 1e9:.2f} B, width "
+           f"{c.vlm_width}, {c.vit_depth} + {c.depth} layers; expert {(p['expert'] + p['expert rest']) / 1e9:.2f} B), "
+           f"{c.batch} robot and {c.vlm_samples} question samples on each GPU, {c.image} x {c.image} pixels, "
+           f"{c.rate * world.STEPS} waypoints a chunk.", "",
+           "| GPUs | samples a step | tokens a step | states, GB a GPU | activations, GB a GPU | traffic, GB a GPU: FSDP2 (DDP) | "
+           "compute, s | traffic, s |", "|---" * 8 + "|"]
+    for gpus in (8, 64, 512):
+        r = plan(c, gpus, PLANNED_VOCABULARY, PLANNED_COLUMNS, PLANNED_LONGEST)
+        out.append(f"| {gpus} | {r['samples']:,} | {r['tokens']:,} | {r['states_gb']:.1f} | {r['activations_gb']:.1f} | "
+                   f"{r['fsdp_gb']:.1f} ({r['ddp_gb']:.1f}) | {1e15 * r['petaflop'] / peak / reach:.2f} | "
+                   f"{1e9 * r['fsdp_gb'] / link:.2f} |")
+    return "\n".join(out)
+
+
+# -- measured -----------------------------------------------------------------------------------------
+
+
+def matrix_peak(c):
+    """FLOP/s that a large matrix product reaches here, in the precision of c's training step: best of 5."""
+    size = 8192 if c.device == "cuda" else 2048
+    a = torch.randn(size, size, device=c.device, dtype=torch.bfloat16 if c.bfloat16 else torch.float32)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size ** 3 / best
+
+
+def seconds(function, times=5):
+    """Median of `times` runs, after one that is not counted."""
+    function()
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken))
+
+
+def measure(c, say=lambda text: None):
+    """Everything, as a flat dict of numbers (units are in the names)."""
+    from nano_ki import checkpoint, evaluate, train
+    rng = np.random.default_rng(0)
+    tables = world.sample(rng, 2000, pucks=c.pucks)
+    action = world.stroke(tables, c.rate)[:, 0]
+    some = tables.take(slice(0, 256))
+    out = {"matrix_peak_gflops": matrix_peak(c) / 1e9,
+           "world_steps_per_s": 2000 / seconds(lambda: world.step(tables, action, c.rate), 20),
+           "robot_pictures_per_s": 256 / seconds(lambda: render.robot_camera(some, c.image)),
+           "book_pictures_per_s": 256 / seconds(lambda: render.picture_book(some, rng, c.image))}
+    say("training ...")
+    with tempfile.TemporaryDirectory() as folder:
+        run = replace(c, steps=STEPS + 1, check_every=0, scenes=2, out=str(Path(folder) / "run"))
+        train.train(run, stop=lambda step: step == STEPS)          # the real loop, without what comes after it
+        lines = checkpoint.read_metrics(Path(run.out) / "metrics.jsonl")
+        model = train.load_model(run.out, c.device)
+    data = train.Data(c, model.fast)
+    first, last = lines[0], lines[-1]
+    steps, spent = last["step"] - first["step"], last["seconds"] - first["seconds"]
+    work = step_flops(c, data)
+    out |= {"step_ms": 1000 * spent / steps, "step_gflop": work / 1e9,
+            "share_of_peak": work * steps / spent / (1e9 * out["matrix_peak_gflops"]),
+            "data_wait_share": (last["waited"] - first["waited"]) / spent,
+            "batch_ms": 1000 * seconds(data.batch), "samples_per_s": (c.batch + c.vlm_samples) * steps / spent}
+    chunks = model.fast.restore(data.chunks[:2000])
+    ids = model.fast.encode(chunks)
+    out |= {"encode_ms": 1000 * seconds(lambda: model.fast.encode(chunks)) / len(chunks),
+            "decode_ms": 1000 * seconds(lambda: model.fast.decode(ids)) / len(chunks)}
+    say("acting ...")
+    for name, ms in evaluate.latency(model).items():
+        if ms is not None:
+            out[f"act_{name}_ms"] = ms
+    out["parameters"] = sum(p.numel() for p in model.parameters())
+    out["peak_memory_mib"] = checkpoint.peak_memory_mib()
+    if c.device == "cuda":
+        out["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2 ** 20
+    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in out.items()}
+
+
+def machine(c):
+    """What it was measured on."""
+    return {"device": torch.cuda.get_device_name() if c.device == "cuda" else f"{c.device}, {platform.machine()}",
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+            "preset": c.preset, "recipe": c.recipe}
+
+
+NAMES = {"matrix_peak_gflops": "matrix peak, GFLOP/s", "step_ms": "training step, ms",
+         "step_gflop": "its matrix work, GFLOP", "share_of_peak": "share of the matrix peak",
+         "data_wait_share": "share of the time spent waiting for data", "samples_per_s": "samples trained on, /s",
+         "batch_ms": "drawing a batch in one process, ms", "world_steps_per_s": "world, steps/s",
+         "robot_pictures_per_s": "robot pictures, /s", "book_pictures_per_s": "book pages, /s",
+         "encode_ms": "FAST encode, ms a chunk in batch", "decode_ms": "FAST decode, ms a chunk in batch",
+         "act_flow_ms": "acting by flow, ms a chunk", "act_autoregressive_ms": "acting by FAST tokens, ms a chunk",
+         "parameters": "parameters", "peak_memory_mib": "peak memory, MiB", "peak_gpu_mib": "peak GPU memory, MiB"}
+
+
+def table(result):
+    """Markdown of what `measure` returned."""
+    lines = [f"| {name} | {result[key]:,.10g} |" for key, name in NAMES.items() if key in result]
+    return "\n".join(["| what | measured |", "|---|---|", *lines])
+
+
+def main():
+    from nano_ki import checkpoint
+    from nano_ki import config as configuration
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--plan", action="store_true", help="print what a job of 3 B parameters would take, and end")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--save", help="write the JSON to this file too")
+    configuration.add_flags(parser)
+    given = vars(parser.parse_args())
+    own = {k: given.pop(k) for k in ("plan", "json", "save")}
+    if own["plan"]:
+        print(plan_table())
+        return
+    try:
+        c = configuration.make(**given)
+        result = {**machine(c), **measure(c, lambda text: print(text, file=sys.stderr))}
+        if own["save"]:
+            checkpoint.write_json(own["save"], result)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(result, indent=1) if own["json"] else
+          f"{result['device']}, {result['cores']} cores, preset {c.preset}, recipe {c.recipe}\n\n{table(result)}")
+
+
+if __name__ == "__main__":
+    main()
