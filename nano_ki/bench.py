@@ -14,6 +14,7 @@ import platform
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,12 +97,12 @@ def activation_bytes(c, vocabulary, columns):
     the inputs of each product, normalisation and activation. Rough by design: within 15 % (tested)."""
     s = sizes(c, vocabulary, columns)
     D, E, L, P, T, n = (s[k] for k in "DELPTn")
-    # x, its norm; q, k before and after their norms, v; attention out; x, its norm; MLP before and after relu,
-    # and squared. An expert layer has its scales and gates besides, and a copy of the memory that it reads.
-    block = (2 + 5 + 1 + 2 + 12) * D
-    vlm = s["samples"] * (c.vit_depth * P + c.depth * L) * block + s["samples"] * s["F"] * (s["V"] * 2 + 2 * D)
-    pixels = s["samples"] * (4 * P * FEATURES * 3 + 64 * P * 3)
-    layer = n * ((2 + 2 + 2 + 12) * E + (6 + 4) * D) + 2 * T * D + s["R"] * 12 * E
+    # x, its norm; q, k before and after their norms, v; attention out; x, its norm; MLP after relu, squared.
+    # An expert layer has its scales and gates besides, and a copy of the memory that it reads.
+    block = (2 + 5 + 1 + 2 + 8) * D
+    vlm = s["samples"] * ((c.vit_depth * P + c.depth * L) * block + s["F"] * (s["V"] + 2 * D))
+    pixels = s["samples"] * (4 * P * FEATURES * 2 + 192 * P)
+    layer = n * (15 * E + 6 * D) + 2 * T * D + s["R"] * 9 * E
     expert = s["robots"] * c.depth * layer if c.flow_loss else 0
     return 4 * (vlm * (not c.freeze) + pixels * (not c.freeze) + expert)
 
@@ -170,7 +171,7 @@ def seconds(function, times=5):
     return float(np.median(taken))
 
 
-def measure(c, say=lambda text: None):
+def measure(c):
     """Everything, as a flat dict of numbers (units are in the names)."""
     from nano_ki import checkpoint, evaluate, train
     rng = np.random.default_rng(0)
@@ -181,7 +182,6 @@ def measure(c, say=lambda text: None):
            "world_steps_per_s": 2000 / seconds(lambda: world.step(tables, action, c.rate), 20),
            "robot_pictures_per_s": 256 / seconds(lambda: render.robot_camera(some, c.image)),
            "book_pictures_per_s": 256 / seconds(lambda: render.picture_book(some, rng, c.image))}
-    say("training ...")
     with tempfile.TemporaryDirectory() as folder:
         run = replace(c, steps=STEPS + 1, check_every=0, scenes=2, out=str(Path(folder) / "run"))
         train.train(run, stop=lambda step: step == STEPS)          # the real loop, without what comes after it
@@ -199,7 +199,6 @@ def measure(c, say=lambda text: None):
     ids = model.fast.encode(chunks)
     out |= {"encode_ms": 1000 * seconds(lambda: model.fast.encode(chunks)) / len(chunks),
             "decode_ms": 1000 * seconds(lambda: model.fast.decode(ids)) / len(chunks)}
-    say("acting ...")
     for name, ms in evaluate.latency(model).items():
         if ms is not None:
             out[f"act_{name}_ms"] = ms
@@ -248,7 +247,8 @@ def main():
         return
     try:
         c = configuration.make(**given)
-        result = {**machine(c), **measure(c, lambda text: print(text, file=sys.stderr))}
+        with redirect_stdout(sys.stderr):                          # (training has things to say)
+            result = {**machine(c), **measure(c)}
         if own["save"]:
             checkpoint.write_json(own["save"], result)
     except (ValueError, OSError) as error:

@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +102,8 @@ def read(path):
         saved = torch.load(path, weights_only=True, map_location="cpu")
         if saved["format"] != FORMAT:
             raise ValueError(f"its format is {saved['format']!r}")
+        if set(saved["config"]) != {field.name for field in fields(Config)}:
+            raise ValueError("its settings are not those of this version")
         saved["config"] = Config(**saved["config"])
         check(saved["config"])
         saved["fast"] = FAST.from_state(saved["fast"])
@@ -109,6 +111,9 @@ def read(path):
             raise ValueError(f"step {saved['step']!r}")
         if not all(isinstance(v, torch.Tensor) for v in saved["model"].values()):
             raise ValueError("its weights are not tensors")
+        if not all(isinstance(o, dict) for o in [*saved["optimisers"], saved["vqa_before"]]):
+            raise ValueError("its optimisers or scores are not dicts")
+        saved["seconds"] = float(saved["seconds"])
         return saved
     except FileNotFoundError:
         raise

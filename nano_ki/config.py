@@ -70,6 +70,7 @@ class Config:
     execute: int = 8                # waypoints executed before the next plan
     scenes: int = 400               # evaluation scenes in each test set
     check_every: int = 400          # steps between short evaluations during training (0: none)
+    save_every: int = 200           # steps between checkpoints
     out: str = ""                   # folder of the run ("": a new one under runs/)
     overwrite: bool = False         # replace the run that --out already holds
     resume: bool = False            # go on with the run that --out holds
@@ -152,9 +153,12 @@ def make(**given):
 
 def check(c):
     """ValueError if a value is out of range or two of them clash."""
+    for field in fields(Config):
+        if field.type is int and getattr(c, field.name) >= 2 ** 31:
+            raise ValueError(f"--{field.name.replace('_', '-')} is {getattr(c, field.name)}; it must be below 2^31")
     for name in ("episodes", "steps", "batch", "flow_draws", "euler_steps", "scenes", "warmup", "clip",
                  "gamma", "vlm_rate", "vlm_adam", "expert_rate", "expert_adam", "expert_width", "depth",
-                 "fast_vocab", "shards", "rate"):
+                 "fast_vocab", "shards", "rate", "save_every"):
         if not 0 < getattr(c, name) < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be above 0 and finite")
     for name in ("vlm_samples", "alpha", "wobble", "seed", "check_every", "vit_depth", "vlm_steps", "workers"):

@@ -118,14 +118,15 @@ def drawn_ahead(batches, places, workers=0, pin=False):
     what to do when they have no shared memory.
     """
     loader = DataLoader(batches, sampler=places, batch_size=None, num_workers=workers, pin_memory=pin,
-                        worker_init_fn=_quiet, prefetch_factor=4 if workers else None)
+                        worker_init_fn=_quiet, prefetch_factor=4 if workers else None,
+                        timeout=60 if workers else 0)         # (a full /dev/shm can lose a batch without a word)
     try:
         yield from loader
-    except RuntimeError as error:
-        if not workers or not re.search("shared memory|shm|worker", str(error)):
+    except (RuntimeError, OSError) as error:
+        if not workers or not re.search("shared memory|shm|worker|No space|timed out", str(error)):
             raise
         last = str(error).strip().splitlines()[-1]
-        raise OSError(f"a process that draws batches ended ({last}). They hand batches over in shared memory "
+        raise OSError(f"a process that draws batches failed ({last}). They hand batches over in shared memory "
                       "(/dev/shm): make that larger, or use --workers 0") from None
 
 

@@ -11,10 +11,9 @@ Nothing here knows about gradients: whether the memory was detached is model.py'
 Try it: python -m nano_ki.expert          Read next: model.py
 """
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from nano_ki.vit import attend, heads, linear, norm
+from nano_ki.vit import attend, heads, linear, norm, squared_relu
 
 FREQUENCIES = 16
 
@@ -38,7 +37,7 @@ class ExpertBlock(nn.Module):
         k, v = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)
         x = x + gate1 * self.o(attend(q, k, v, mask)).view_as(x)
         h = norm(x) * (1 + scale2) + shift2
-        return x + gate2 * self.down(F.relu(self.up(h)).square())
+        return x + gate2 * self.down(squared_relu(self.up(h)))
 
 
 class Expert(nn.Module):

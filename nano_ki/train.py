@@ -32,7 +32,6 @@ from nano_ki.pretrain import compile_blocks, load_vlm, make_vlm, optimisers, sch
 FILES = ("checkpoint.pt", "checkpoint-before.pt", "config.json", "curves.png", "metrics.jsonl", "rollouts.gif",
          "summary.json")
 LOG_EVERY = 20           # steps between lines of metrics.jsonl
-SAVE_EVERY = 200         # steps between checkpoints
 
 
 def train(config, stop=lambda step: False):
@@ -82,7 +81,11 @@ def _train(config, stop, rank, size):
     groups = [o for name in trained for o in optimisers(parts[name], *rates[name])]
     first, seconds = 0, 0.
     if saved:
-        ranks.scatter(model, groups, saved["model"], saved["optimisers"])
+        try:
+            ranks.scatter(model, groups, saved["model"], saved["optimisers"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the checkpoint in {out} does not fit its own configuration ({type(error).__name__}: "
+                             f"{checkpoint.first_line(error)}); train again, with --overwrite for the same folder") from None
         first, seconds = saved["step"], saved["seconds"]
     noise = torch.Generator(device=config.device)
     stream = drawn_ahead(data, [(step, shard) for step in range(first, config.steps) for shard in mine],
@@ -143,7 +146,7 @@ def _train(config, stop, rank, size):
         bar.set_postfix(shown, refresh=False)
         bar.update()
         stopping = ranks.total(float(stop(done)), config.device) > 0
-        if stopping or done % SAVE_EVERY == 0 or done == config.steps:
+        if stopping or done % config.save_every == 0 or done == config.steps:
             weights, states = ranks.gather(model, groups)
             if rank == 0:
                 checkpoint.save(out, config, data.fast, weights, states, done, seconds, vqa_before)
@@ -253,6 +256,15 @@ def explain(config, data, model, out, vqa_before, size, say):
 
 def open_folder(config):
     """The run's folder, made if need be. Never one that holds another run, without --overwrite."""
+    try:
+        return _folder(config)
+    except OSError as error:
+        if error.errno is None:              # (raised below, and says what to do)
+            raise
+        raise OSError(f"cannot use that folder for the run ({error}); choose another --out") from None
+
+
+def _folder(config):
     if not config.out:
         for number in range(1, 10 ** 6):
             out = Path("runs") / f"{config.recipe}-{number:03d}"
@@ -318,6 +330,8 @@ def main():
         train(config, stop=lambda step: bool(pressed))
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        sys.exit(f"error: not enough memory ({checkpoint.first_line(error)}); lower --batch, --episodes or the widths")
 
 
 if __name__ == "__main__":
