@@ -24,6 +24,7 @@ import torch
 from nano_ki import language, render, world
 from nano_ki.vit import FEATURES
 
+HALVED = .66         # activations with bfloat16 products against float32: the residual stream stays float32 (measured)
 STEPS = 60           # training steps to measure; the first 20 are not counted
 
 
@@ -114,13 +115,14 @@ def plan(c, gpus, vocabulary, columns, longest):
     weights, share = sum(p.values()), (gpus - 1) / gpus
     return {"gpus": gpus, "samples": gpus * s["samples"],
             "tokens": gpus * (s["samples"] * s["L"] + s["robots"] * s["n"]),
-            "states_gb": state_bytes(p, c) / gpus / 1e9, "activations_gb": activation_bytes(c, vocabulary, columns) / 2e9,
+            "states_gb": state_bytes(p, c) / gpus / 1e9,
+            "activations_gb": HALVED * activation_bytes(c, vocabulary, columns) / 1e9,
             # FSDP2: each weight is gathered for forward and backward, its gradient is scattered: 4 bytes each.
             "fsdp_gb": 12 * weights * share / 1e9, "ddp_gb": 8 * weights * share / 1e9,
             "petaflop": flops(c, vocabulary, columns) / 1e15}
 
 
-PLANNED = dict(vlm_width=2560, vit_depth=4, depth=34, expert_width=512, batch=24, vlm_samples=8, image=192, rate=3,
+PLANNED = dict(vlm_width=2560, vit_depth=4, depth=34, expert_width=512, batch=12, vlm_samples=4, image=192, rate=3,
                execute=48, pucks=4)
 PLANNED_VOCABULARY, PLANNED_COLUMNS, PLANNED_LONGEST = 2048, 40, 145
 

@@ -216,6 +216,7 @@ def can_mount():
     return shutil.which("unshare") and mounted(64, "/mnt", "true").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="this user may not mount a small file system")
 def test_no_space_on_the_device_or_in_shared_memory(stopped, tmp_path):
     python, flags = sys.executable, " ".join(FLAGS)
@@ -379,6 +380,7 @@ def test_a_thousand_malformed_inputs(attempt, count, most_taken, stopped, tmp_pa
     assert taken <= most_taken * count
 
 
+@pytest.mark.slow
 def test_every_command_refuses_rubbish_in_one_line(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"rubbish")

@@ -67,7 +67,7 @@ def test_readmes_commands_run(tmp_path):
     """Each command, made small by flags behind it (the last one wins)."""
     small = {"train": "--steps 2 --episodes 60 --batch 8 --scenes 2 --check-every 0 --out {tmp}/run{i}",
              "pretrain": "--steps 2 --batch 4 --out {tmp}/vlm{i}.pt", "compare": "--tables --results {tmp}/none.jsonl",
-             "evaluate": "", "probe": "--json"}
+             "evaluate": "", "probe": "--json", "bench": "--episodes 60 --batch 8 --vlm-samples 4"}
     ran = set()
     for i, command in enumerate(readme_commands()):
         words = shlex.split(command)
@@ -127,6 +127,14 @@ def test_shipped_vlm_knows_what_its_provenance_says():
     vlm = pretrain.new_vlm(c)
     pretrain.load_vlm(vlm, c.vlm, c)
     assert min(evaluate.vqa(vlm, "book", 200, seed=5).values()) >= .95
+
+
+def test_the_tables_of_the_scaling_page_are_measured_and_counted():
+    from tutorials import study_scaling
+    page, result = study_scaling.PAGE.read_text(), json.loads(study_scaling.RESULTS.read_text())
+    for name, text in study_scaling.tables(result).items():
+        assert f"<!-- {name} -->\n{text}\n<!-- /{name} -->" in page, name
+    assert set(result["ways"]) == set(study_scaling.WAYS)
 
 
 def test_the_fast_study_is_the_page_of_its_lines():

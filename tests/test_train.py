@@ -283,8 +283,34 @@ def test_curves_survive_empty_and_flat_data(tmp_path):
     assert (tmp_path / "c.png").stat().st_size > 500
 
 
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@gpu
 @pytest.mark.slow
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_run_on_the_gpu(tmp_path):
     config = configuration.make(**{**TINY, "device": "cuda"}, steps=20, out=str(tmp_path / "g"))
     assert train.train(config)["device"] == "cuda"
+
+
+@gpu
+@pytest.mark.slow
+def test_acting_as_a_cuda_graph_is_acting(model):
+    model.cuda()
+    one = evaluate.inputs(model, evaluate.test_scenes("seen", 1, "sides"))
+    other = evaluate.inputs(model, evaluate.test_scenes("new_both", 1, "sides"))
+    act, got = evaluate.graphed(model.act, *one), []
+    for way in (act, model.act):
+        torch.cuda.manual_seed(3)
+        got.append(way(*other).clone())
+    torch.testing.assert_close(*got, atol=1e-4, rtol=1e-4)
+
+
+@gpu
+@pytest.mark.slow
+def test_the_gpu_preset_on_a_gpu(tmp_path):
+    """A short run of the preset: the loader keeps up, and a chunk takes at most 10 ms."""
+    config = configuration.make(device="cuda", preset="gpu", vlm="", steps=200, scenes=50, check_every=0,
+                                out=str(tmp_path / "g"))
+    summary = train.train(config)
+    assert summary["ms_per_chunk"]["flow"] <= 10 and summary["data_wait_share"] <= .02
