@@ -9,6 +9,8 @@ Try it: python -m nano_ki.pretrain --steps 500 --out my_vlm.pt          Read nex
 import argparse
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -124,7 +126,10 @@ class Lessons:
 
 
 def compile_blocks(*stacks):
-    """Compile the transformer blocks of these modules, in place: all of a stack share one compiled program."""
+    """Compile the transformer blocks of these modules, in place: all of a stack share one compiled program.
+    ValueError where there is no compiler."""
+    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "gcc", "cc", "clang", "cl"))):
+        raise ValueError("--compile needs a C++ compiler, and none is on the PATH; install one (g++) or use --no-compile")
     for stack in stacks:
         for block in stack.blocks:
             block.compile()
@@ -139,7 +144,9 @@ def make_vlm(config, say):
                          f"{config.preset} --steps {config.vlm_steps} --batch {config.batch} --out {config.vlm}")
     say(f"no VLM at {config.vlm}: pre-training one, {config.vlm_steps} steps of {config.batch} pages")
     Path(config.vlm).parent.mkdir(parents=True, exist_ok=True)
-    made = pretrain(config, config.vlm, config.vlm_steps, config.batch, 0, RATE)
+    made = pretrain(config, f"{config.vlm}.unfinished", config.vlm_steps, config.batch, 0, RATE)
+    for suffix in (".json", ""):                      # (a VLM that is there is a finished one)
+        os.replace(f"{config.vlm}.unfinished{suffix}", f"{config.vlm}{suffix}")
     say(f"it took {made['minutes']} minutes and answers {made['scores']}")
 
 
