@@ -37,7 +37,7 @@ def sizes(c, vocabulary, columns, dims=3):
     P = (c.image // 8) ** 2                                  # picture tokens
     T = P + language.SLOTS                                   # prefix tokens
     return {"D": c.vlm_width, "E": c.expert_width, "V": vocabulary, "A": dims, "P": P, "T": T,
-            "L": T + (columns - 1 if c.fast_loss else 0), "F": columns if c.fast_loss else 1,
+            "L": T + (columns - 1 if c.cross_entropy else 0), "F": columns if c.cross_entropy else 1,
             "n": c.flow_draws * c.rate * world.STEPS,        # action tokens of a sample, all draws
             "R": c.flow_draws, "samples": c.batch + c.vlm_samples, "robots": c.batch}
 
@@ -65,11 +65,11 @@ def flops(c, vocabulary, columns):
     # Backward: as much again for the inputs and for the weights; a picture needs no gradient. Without a loss
     # on answers (pi0) the last layer matters by its K and V alone.
     backward = s["samples"] * (windows + 2 * (vlm + head))
-    if not c.fast_loss:
+    if not c.cross_entropy:
         backward = s["samples"] * (windows + 2 * (vlm - block(L) + 4 * D * D * T))
     if c.freeze:
         backward = 0
-    layer = 2 * n * (4 * E * D + 8 * E * E) + 2 * s["R"] * 6 * E * E + 4 * n * (T + n) * D
+    layer = 2 * n * (4 * E * D + 8 * E * E) + 2 * s["R"] * 6 * E * E + 4 * n * ((L if c.expert_sees_fast else T) + n) * D
     inner = c.depth * layer + 2 * n * E * s["A"] + 2 * s["R"] * E * E
     outer = 2 * n * s["A"] * E + 2 * s["R"] * 32 * E                 # first maps: their inputs need no gradient
     expert = s["robots"] * (3 * inner + 2 * outer) if c.flow_loss else 0

@@ -1,121 +1,242 @@
-"""Arms x seeds -> one table. Each arm is a training run with a few flags changed; all else is equal.
+"""Arms x seeds -> runs that can be compared. Each arm is a training run with a few flags changed; all else is equal.
 
-Every arm sees the same demonstrations (of its seed) and is tested in the same scenes. Finished runs are
-appended to a jsonl, so a comparison that was stopped goes on where it was. The tables in README.md are
-written from that file, by the same command.
+Every arm gets the same demonstrations (of its seed), steps and test scenes, so that differences are paired. A
+finished run is one line of a jsonl; a comparison that was killed goes on where it was, inside a run too. What the
+numbers say: tutorials/results/README.md.
 
-Try it: python -m nano_ki.compare --arms ki pi0 --seeds 0 --steps 300
-The tables alone, from the shipped results: python -m nano_ki.compare --tables
+    python -m nano_ki.compare --quick                                  # 3 arms x 1 seed, a quarter of an hour
+    python -m nano_ki.compare --arms ki joint --sweep alpha=.1,1,10    # a dial, turned for two arms
+    python -m nano_ki.compare --search                                 # the same grid of VLM rates for each arm
+
+Flags that it does not know go to nano_ki.train.          Read next: report.py
 """
 import argparse
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 
-from nano_ki.checkpoint import read_metrics
+import numpy as np
+
+from nano_ki import checkpoint
+from nano_ki.config import Config
 from nano_ki.evaluate import wilson
 from nano_ki.pretrain import ROOT
-from nano_ki.world import TEST_SETS
 
-RESULTS = ROOT / "tutorials" / "results" / "arms.jsonl"
+RESULTS = ROOT / "tutorials" / "results"
 ARMS = {
     # name: (flags of nano_ki.train, what it is)
     "ki": ([], "knowledge insulation"),
     "joint": (["--recipe", "joint"], "the same without the stop-gradient"),
+    "ki_no_vlm": (["--vlm-samples", "0"], "ki without VLM data"),
+    "joint_no_vlm": (["--recipe", "joint", "--vlm-samples", "0"], "joint without VLM data"),
     "pi0": (["--recipe", "pi0"], "flow loss only, through the VLM"),
-    "frozen": (["--recipe", "frozen"], "expert on the untouched VLM"),
+    "pi0_vlm": (["--recipe", "joint", "--no-fast-loss"], "flow through the VLM and VLM data, no FAST"),
+    "ki_no_fast": (["--no-fast-loss"], "flow with stop-gradient and VLM data, no FAST"),
     "pi0_fast": (["--recipe", "pi0_fast"], "FAST tokens only, acting token by token"),
+    "frozen": (["--recipe", "frozen"], "expert on the untouched VLM: flow only with stop-gradient"),
+    "two_stage": (["--expert-from", ".5"], "FAST and text first, then a fresh expert, insulated"),
+    "two_stage_joint": (["--recipe", "joint", "--expert-from", ".5"], "the same, not insulated"),
+    "binned": (["--tokens", "binned"], "ki with one token for each number in place of FAST"),
+    "leak": (["--expert-sees-fast"], "ki whose expert sees the FAST tokens in training (a mistake)"),
     "reference": (["--kinds", "all"], "ki, demonstrations of all 48 kinds"),
     "blind": (["--recipe", "frozen", "--blind"], "frozen, and not told the object and the goal"),
 }
+QUICK = ("ki", "pi0", "frozen")
+GRID = (.001, .003, .01)                       # VLM rates (Muon and AdamW alike) of --search
+SEARCH_SEED = 100                              # of its demonstrations; its scenes are not the test's either
+CHECK_EVERY = 100                              # steps between points of a curve
+SHOWN = 4                                      # runs side by side in the report
+TIMED = 40                                     # steps that tell how long a step takes, for --budget
 
 
-def run(arm, seed, flags, results, threads):
-    """Train and evaluate one arm in a process of its own; append its summary to `results`."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        command = [sys.executable, "-m", "nano_ki.train", *ARMS[arm][0], *flags, "--seed", str(seed)]
-        done = subprocess.run([*command, "--out", str(out)], cwd=ROOT, text=True, capture_output=True,
-                              env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+# -- running ------------------------------------------------------------------------------------------
+
+
+def folder_of(arm, seed, flags, root):
+    """Where a run lives until it is finished, and after: one folder for each arm, seed and set of flags."""
+    words = [arm, f"seed{seed}", *(f.lstrip("-") for f in flags)]
+    return Path(root) / "_".join(words).replace("/", "-")
+
+
+def run(arm, seed, flags, results, root, threads):
+    """Train and evaluate one arm in processes of its own; append a line to `results`. Returns whether it worked."""
+    out = folder_of(arm, seed, flags, root)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+
+    def call(*words):
+        done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, text=True, capture_output=True, env=environment)
         if done.returncode:
-            print(f"{arm} seed {seed} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
-            return
-        line = {"arm": arm, "flags": flags, "command": " ".join(["python", *command[1:]]), "threads": threads,
-                **json.loads((out / "summary.json").read_text())}
+            print(f"{arm} seed {seed} failed:\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)
+        return not done.returncode
+    command = [*ARMS[arm][0], *flags, "--seed", str(seed)]
+    if not (out / "summary.json").exists():
+        begun = any((out / name).exists() for name in (checkpoint.LATEST, checkpoint.BEFORE))
+        if not call("nano_ki.train", *(["--resume"] if begun else [*command, "--overwrite"]), "--out", str(out)):
+            return False
+    searching = "--validate" in flags
+    if not searching and not (out / "more.json").exists() and not call("nano_ki.evaluate", str(out), "--more"):
+        return False
+    checks = [{k: v for k, v in m.items() if k in ("step", "seconds", "success", "vqa", "pull")}
+              for m in checkpoint.read_metrics(out / "metrics.jsonl") if "success" in m]
+    line, more = read_json(out / "summary.json"), {} if searching else read_json(out / "more.json")
+    for key in ("success", "right_puck"):
+        more[key] = {**line[key], **more.get(key, {})}
+    line = {"arm": arm, "flags": flags, "command": " ".join(["python -m nano_ki.train", *command]), "threads": threads,
+            **line, **more, "checks": checks}
     with open(results, "a") as f:
         f.write(json.dumps(line) + "\n")
-    print(f"{arm} seed {seed}: " + "  ".join(f"{k} {v['rate']:.2f}" for k, v in line["success"].items()),
-          flush=True)
+    print(f"{arm} seed {seed} {' '.join(flags)}: "
+          + "  ".join(f"{k} {v['rate']:.2f}" for k, v in line["success"].items()), flush=True)
+    return True
+
+
+def run_all(jobs, results, root, at_once, threads):
+    """Run (arm, seed, flags) jobs, `at_once` together, those that `results` holds already left out.
+    Returns the number that failed."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    done = {(m["arm"], m["seed"], *m["flags"]) for m in lines_of(results)}
+    todo = [job for job in jobs if (job[0], job[1], *job[2]) not in done]
+    print(f"{len(todo)} runs to do, {at_once} at a time, {threads} threads each", flush=True)
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(lambda job: run(*job, results, root, threads), todo)).count(False)
+
+
+def side_by_side(folders, path):
+    """One web page of these runs."""
+    from nano_ki import report
+    if folders:
+        text = report.page([report.gather(folder) for folder in folders])
+        checkpoint.write_whole(path, lambda f: f.write(text.encode()))
+        print(f"side by side: {path}")
+
+
+def swept(text):
+    """"alpha=.1,1,10" -> [["--alpha", ".1"], ...]. ValueError if there is no such setting."""
+    name, equals, values = text.partition("=")
+    if not equals or name.replace("-", "_") not in {f.name for f in fields(Config)}:
+        raise ValueError(f"--sweep is {text!r}; wanted SETTING=VALUE,VALUE... with a setting of nano_ki.train")
+    return [[f"--{name.replace('_', '-')}", value] for value in values.split(",")]
+
+
+def steps_for(arm, flags, budget, root, threads):
+    """How many steps of this arm fit into `budget` seconds: timed on a few, on this machine, as busy as it is."""
+    lines = Path(root) / "timed.jsonl"
+    lines.parent.mkdir(parents=True, exist_ok=True)
+    short = [*flags, "--steps", str(TIMED), "--warmup", "10", "--check-every", "0", "--scenes", "10", "--episodes", "500"]
+    if not run(arm, 0, short, lines, root, threads):
+        raise ValueError(f"{arm} could not be timed")
+    line = lines_of(lines)[-1]
+    return int(budget / (line["train_seconds"] / TIMED))
+
+
+# -- reading ------------------------------------------------------------------------------------------
+
+
+def read_json(path):
+    return json.loads(Path(path).read_text())
+
+
+def lines_of(path):
+    """The runs in a results file (none if it is not there)."""
+    return checkpoint.read_metrics(path) if Path(path).exists() else []
+
+
+def chosen(search, arm):
+    """Flags with the VLM rate that was best for `arm` in the lines of a --search (ties: the lower); [] if it was
+    not searched. Best: success in validation scenes, mean over the test sets."""
+    mine = [m for m in search if m["arm"] == arm]
+    if not mine:
+        return []
+    best = max(mine, key=lambda m: (round(np.mean([r["rate"] for r in m["success"].values()]), 4), -rate_of(m)))
+    return rate_flags(rate_of(best))
+
+
+def rate_flags(rate):
+    return ["--vlm-rate", f"{rate:g}", "--vlm-adam", f"{rate:g}"]
+
+
+def rate_of(line):
+    return float(line["flags"][line["flags"].index("--vlm-rate") + 1])
+
+
+def scenes(line, key, name):
+    """The outcome of each scene of a test set, bool [n]. key: "success" | "right_puck"."""
+    r = line[key][name]
+    return np.unpackbits(np.frombuffer(bytes.fromhex(r["scenes"]), np.uint8))[:r["n"]].astype(bool)
 
 
 def pooled(lines, key, name):
-    """One rate over all seeds, as text with its 95 % Wilson interval."""
-    hits = sum(round(m[key][name]["rate"] * m[key][name]["n"]) for m in lines)
-    r = wilson(hits, sum(m[key][name]["n"] for m in lines))
-    return f"{r['rate']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
+    """One rate over all scenes of all seeds, with its 95 % Wilson interval."""
+    hits = np.concatenate([scenes(m, key, name) for m in lines])
+    return wilson(int(hits.sum()), len(hits))
 
 
-def tables(lines):
-    """Markdown: success per test set, and right puck and VQA, one row an arm."""
-    arms = [a for a in ARMS if any(m["arm"] == a for m in lines)]
-    out = ["| arm | seeds | " + " | ".join(TEST_SETS).replace("_", " ") + " |", "|---" * 6 + "|"]
-    for arm in arms:
-        mine = [m for m in lines if m["arm"] == arm]
-        out.append(f"| **{arm}**: {ARMS[arm][1]} | {len(mine)} | "
-                   + " | ".join(pooled(mine, "success", s) for s in TEST_SETS) + " |")
-    out += ["", "| arm | right puck moved most: seen / new both | VQA book: where / colour / shape "
-            "| VQA robot pictures |", "|---" * 4 + "|"]
-
-    def answers(mine, key):
-        return " / ".join(f"{sum(m[key][k] for m in mine) / len(mine):.2f}" for k in ("where", "colour", "shape"))
-    before = lines[:1]
-    if before:
-        out.append(f"| the VLM before training | | {answers(before, 'vqa_before')} | "
-                   f"{answers(before, 'vqa_before_robot')} |")
-    for arm in arms:
-        mine = [m for m in lines if m["arm"] == arm]
-        out.append(f"| **{arm}** | {pooled(mine, 'right_puck', 'seen')} / {pooled(mine, 'right_puck', 'new_both')} | "
-                   f"{answers(mine, 'vqa_after')} | {answers(mine, 'vqa_after_robot')} |")
-    return "\n".join(out)
-
-
-def write_between(path, name, text):
-    """Replace what stands between <!-- name --> and <!-- /name --> in a Markdown file."""
-    old = path.read_text()
-    head, rest = old.split(f"<!-- {name} -->\n")
-    tail = rest.split(f"<!-- /{name} -->")[1]
-    Path(f"{path}.part").write_text(f"{head}<!-- {name} -->\n{text}\n<!-- /{name} -->{tail}")
-    os.replace(f"{path}.part", path)
+def difference(ours, theirs, key, name, resamples=2000):
+    """(difference of rates, low, high): 95 % bootstrap over seeds and over scenes, both paired. None if the two
+    have no seed in common."""
+    both = sorted({m["seed"] for m in ours} & {m["seed"] for m in theirs})
+    if not both:
+        return None
+    a, b = (np.stack([next(scenes(m, key, name) for m in lines if m["seed"] == s) for s in both]).astype(float)
+            for lines in (ours, theirs))
+    d, rng = a - b, np.random.default_rng(0)
+    means = [d[rng.integers(len(d), size=len(d))][:, rng.integers(d.shape[1], size=d.shape[1])].mean()
+             for _ in range(resamples)]
+    return float(d.mean()), *(float(q) for q in np.percentile(means, (2.5, 97.5)))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", "--recipes", nargs="+", default=list(ARMS), choices=list(ARMS), dest="arms")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--results", default=str(RESULTS), help="jsonl to append to")
+    parser.add_argument("--quick", action="store_true", help=f"{' '.join(QUICK)}, seed 0, into runs/quick.jsonl")
+    parser.add_argument("--search", action="store_true", help="each arm at each VLM rate of one grid, in validation scenes")
+    parser.add_argument("--sweep", help="SETTING=VALUE,VALUE...: all of these, for each arm")
+    parser.add_argument("--budget", type=float, help="seconds of training for each run, instead of equal steps")
+    parser.add_argument("--results", help="jsonl to append to (default: tutorials/results/arms.jsonl or rates.jsonl)")
+    parser.add_argument("--folder", default="runs/compare", help="where the runs live")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, sharing the cores")
     parser.add_argument("--threads", type=int, help="threads of each run (default: cores / jobs)")
-    parser.add_argument("--tables", action="store_true", help="write README's tables from the results; train nothing")
     args, flags = parser.parse_known_args()         # the rest goes to nano_ki.train
-    results = Path(args.results)
-    results.parent.mkdir(parents=True, exist_ok=True)
-    lines = read_metrics(results) if results.exists() else []
-    if not args.tables:
-        done = {(m["arm"], m["seed"], *m["flags"]) for m in lines}
-        todo = [(a, s) for s in args.seeds for a in args.arms if (a, s, *flags) not in done]
-        print(f"{len(todo)} runs to do, {args.jobs} at a time")
-        threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
-        with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda job: run(*job, flags, results, threads), todo))
-        lines = read_metrics(results)
-    plain = [m for m in lines if not m["flags"]]
-    if results == RESULTS:
-        write_between(ROOT / "README.md", "arms", tables(plain))
-    print(tables(lines))
+    if args.quick:
+        args.arms, args.seeds = QUICK, [0]
+    if args.search:
+        args.seeds, flags = [SEARCH_SEED], ["--validate", "--check-every", "0", *flags]
+    else:
+        flags = ["--check-every", str(CHECK_EVERY), *flags]
+    results = Path(args.results or ("runs/quick.jsonl" if args.quick else
+                                    RESULTS / ("rates.jsonl" if args.search else "arms.jsonl")))
+    if not 1 <= args.jobs <= 64 or args.threads is not None and args.threads < 1:
+        sys.exit(f"error: --jobs is {args.jobs} and --threads {args.threads}; both must be 1 or more")
+    threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
+    search = lines_of(RESULTS / "rates.jsonl")
+    try:
+        changes = swept(args.sweep) if args.sweep else [[]]
+        jobs = []
+        for seed in args.seeds:
+            for arm in args.arms:
+                rates = ([rate_flags(r) for r in GRID] if arm not in ("frozen", "blind") else [rate_flags(GRID[0])]
+                         ) if args.search else [chosen(search, arm)]
+                for change in changes:
+                    for rate in rates:
+                        mine = [*rate, *change, *flags]
+                        if args.budget:
+                            mine += ["--steps", str(steps_for(arm, mine, args.budget, args.folder, threads))]
+                        jobs.append((arm, seed, mine))
+        failed = run_all(jobs, results, args.folder, args.jobs, threads)
+        if not (failed or args.search or args.sweep):
+            shown = [folder_of(*job, args.folder) for job in jobs if job[1] == args.seeds[0]][:SHOWN]
+            side_by_side([out for out in shown if out.exists()], Path(args.folder) / "report.html")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
+    if failed:
+        sys.exit(f"error: {failed} of {len(jobs)} runs failed (see above); the same command tries them again")
 
 
 if __name__ == "__main__":

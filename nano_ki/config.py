@@ -22,23 +22,28 @@ class Config:
     # What is trained, and how the two parts meet.
     recipe: str = "ki"              # ki | joint | pi0 | pi0_fast | frozen: sets the fields down to freeze
     insulate: bool = True           # stop the flow loss at the memory: the one .detach() of the method
-    fast_loss: bool = True          # cross-entropy on answers: FAST tokens, and text where there is any
+    fast_loss: bool = True          # cross-entropy on action tokens
     flow_loss: bool = True          # train the action expert by flow matching
     vlm_samples: int = 24           # questions with text answers in each batch (0: no co-training)
     robot_questions: float = .5     # share of these that ask about pictures of the demonstrations
     freeze: bool = False            # train the expert only
+    expert_from: float = 0.         # share of the steps after which the expert joins (before: tokens alone)
+    expert_sees_fast: bool = False  # a mistake to try: the expert may read the FAST tokens while it trains
     alpha: float = 1.               # weight of the flow loss
     flow_draws: int = 4             # noises and times per sample that share one pass of the VLM
     blind: bool = False             # hide the command's words from the policy (a control)
+    state: bool = True              # tell the policy where its finger is (as words); else only the camera does
     # The world.
-    kinds: str = "seen"             # objects in the robot data: seen | recombined | new_colour | new_both | all
+    kinds: str = "seen"             # objects in the robot data: seen | recombined | new_colour | new_shape | new_both | all, or 3 | 8 | 16 of them
     goals: str = "sides"            # where pucks go: sides (by name) | pads (only the camera shows) | mixed
     episodes: int = 12000           # demonstrations (failed ones are dropped)
     wobble: float = .06             # offset of the waypoints that are executed, standard deviation
     pucks: int = 3                  # on each table, 1 to 4
     rate: int = 1                   # control rate: a chunk has 16 x so many waypoints, each so much finer
+    grain: float = .16              # noise of the robot's camera, standard deviation (pixels run from 0 to 1)
     image: int = 48                 # picture side in pixels, a multiple of 8
     # Action tokens.
+    tokens: str = "fast"            # fast | binned: one token for each number, in order of time
     gamma: float = 6.               # FAST: coefficients are rounded to 1 / gamma
     fast_vocab: int = 320           # FAST: tokens in all
     # The model. The first four are those of the shipped VLM; changing one needs another VLM.
@@ -52,8 +57,8 @@ class Config:
     steps: int = 1200               # training steps
     batch: int = 64                 # robot samples in each step
     shards: int = 1                 # parts of a step's batch, shared out over the processes; else one by one
-    vlm_rate: float = .001          # Muon learning rate of the VLM's hidden matrices
-    vlm_adam: float = .001          # AdamW learning rate of the VLM's embeddings and head
+    vlm_rate: float = .003          # Muon learning rate of the VLM's hidden matrices
+    vlm_adam: float = .003          # AdamW learning rate of the VLM's embeddings and head
     expert_rate: float = .03        # Muon learning rate of the expert's hidden matrices
     expert_adam: float = .0045      # AdamW learning rate of the rest of the expert
     warmup: int = 100               # steps of linear warm-up; the second half decays linearly to 0
@@ -69,11 +74,17 @@ class Config:
     euler_steps: int = 10           # integration steps per chunk
     execute: int = 8                # waypoints executed before the next plan
     scenes: int = 400               # evaluation scenes in each test set
+    validate: bool = False          # evaluate in other scenes than the test's, to choose settings in
     check_every: int = 400          # steps between short evaluations during training (0: none)
     save_every: int = 200           # steps between checkpoints
     out: str = ""                   # folder of the run ("": a new one under runs/)
     overwrite: bool = False         # replace the run that --out already holds
     resume: bool = False            # go on with the run that --out holds
+
+    @property
+    def cross_entropy(self):
+        """Whether the VLM has a loss of its own: action tokens, text or both."""
+        return self.fast_loss or self.vlm_samples > 0
 
 
 RECIPES = {
@@ -95,7 +106,7 @@ PRESETS = {
                           batch=128, vlm_samples=48, episodes=4000, steps=100, warmup=10, scenes=16, check_every=0)},
 }
 CHOICES = {"recipe": tuple(RECIPES), "preset": ("auto", *PRESETS), "goals": ("sides", "pads", "mixed"),
-           "kinds": ("seen", "recombined", "new_colour", "new_both", "all"),
+           "kinds": tuple(KINDS), "tokens": ("fast", "binned"),
            "device": ("auto", "cpu", "cuda", "mps")}
 
 
@@ -161,7 +172,8 @@ def check(c):
                  "fast_vocab", "shards", "rate", "save_every"):
         if not 0 < getattr(c, name) < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be above 0 and finite")
-    for name in ("vlm_samples", "alpha", "wobble", "seed", "check_every", "vit_depth", "vlm_steps", "workers"):
+    for name in ("vlm_samples", "alpha", "wobble", "seed", "check_every", "vit_depth", "vlm_steps", "workers",
+                 "expert_from", "grain"):
         if not 0 <= getattr(c, name) < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(c, name)}; it must be 0 or more, and finite")
     if not 0 <= c.robot_questions <= 1:
@@ -179,8 +191,12 @@ def check(c):
         raise ValueError(f"--shards is {c.shards}; it must divide --batch {c.batch} and --vlm-samples {c.vlm_samples}")
     if not (c.fast_loss or c.flow_loss):
         raise ValueError("neither --fast-loss nor --flow-loss: nothing to train")
-    if c.vlm_samples and not c.fast_loss:
-        raise ValueError("--vlm-samples needs --fast-loss: questions are trained by cross-entropy")
+    if c.expert_from and not (c.flow_loss and c.cross_entropy and not c.freeze):
+        raise ValueError("--expert-from needs a VLM that learns before (--fast-loss or --vlm-samples), and --flow-loss")
+    if c.expert_from >= 1:
+        raise ValueError(f"--expert-from is {c.expert_from}; it is a share of the steps, below 1")
+    if c.expert_sees_fast and not c.fast_loss:
+        raise ValueError("--expert-sees-fast needs --fast-loss")
     if c.freeze and not c.flow_loss:
         raise ValueError("--freeze without --flow-loss: nothing to train")
     if c.resume and not c.out:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from nano_ki import language, render, world
 from nano_ki.fast import FAST
-from nano_ki.language import BLANK, END, FIRST_FAST, GOAL, PAD
+from nano_ki.language import BLANK, END, FIRST_FAST, GOAL, HEIGHT, PAD, X
 from nano_ki.model import Batch
 
 
@@ -60,6 +60,9 @@ def fit_fast(strokes, config):
     (-1 or 1) becomes +-.25: as a jump it would otherwise cost most of the tokens. With three dimensions all at work the
     paper's order is as short as any other (7.6 against 7.7 tokens)."""
     limit = np.array((world.HALF, world.HALF, 4))
+    if config.tokens == "binned":
+        return FAST.fit(strokes, config.gamma, 2 * int(np.ceil(1.2 * config.gamma)) + 1, -limit, limit, reach=1.2,
+                        order="frequency", transform="none")
     return FAST.fit(strokes, config.gamma, config.fast_vocab, -limit, limit, reach=1.2, order="frequency")
 
 
@@ -97,6 +100,8 @@ class Data:
         tables = self.tables.take(pick)
         image, prompt, answer = look(tables, c), say(tables, c), self.answers[pick]
         if questions:
+            if not c.fast_loss:
+                answer = np.full_like(answer, PAD)
             on_robot = round(questions * c.robot_questions)
             book = world.sample(rng, questions - on_robot, pucks=c.pucks)
             shown = self.tables.take(rng.integers(len(self.tables), size=on_robot))
@@ -138,12 +143,15 @@ def _quiet(worker):
 
 def look(tables, config):
     """What the policy sees: uint8 [B, S, S, 3]."""
-    return render.robot_camera(tables, config.image)
+    return render.robot_camera(tables, config.image, config.grain)
 
 
 def say(tables, config):
-    """What the policy is told: prompt ids [B, 7]; with config.blind the object and the goal are blank."""
+    """What the policy is told: prompt ids [B, 7]; with config.blind the object and the goal are blank,
+    without config.state the finger's place and height are."""
     prompt = language.command(tables)
+    if not config.state:
+        prompt[:, X:HEIGHT + 1] = BLANK
     if config.blind:
         prompt[:, GOAL:] = BLANK
     return prompt

@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nano_ki import draw, language, render, world
+from nano_ki import draw, language, probe, render, world
 from nano_ki.episodes import look, say
+from nano_ki.language import COLOUR, SHAPE
 
-TEST_SEED, CHECK_SEED = 1000, 2000     # of test scenes, and of the short checks during training
+# Seeds of the test scenes, of the short checks during training, and of the scenes to choose settings in.
+TEST_SEED, CHECK_SEED, VALIDATION_SEED = 1000, 2000, 3000
 
 
 def wilson(hits, n):
@@ -32,24 +34,29 @@ def wilson(hits, n):
             "high": round(min(1, middle + half), 4), "n": n}
 
 
+def outcome(won):
+    """bool [n] -> wilson's dict, and the scenes one by one, eight to a byte, in hex: runs can be compared in pairs."""
+    return {**wilson(int(won.sum()), len(won)), "scenes": np.packbits(won).tobytes().hex()}
+
+
 # -- policies: tables [b] -> chunks [b, H, 3] in table units ------------------------------------------
 
 
-def flow_policy(model, seed=0):
-    """Euler steps from fresh noise on the cached memory."""
+def flow_policy(model, seed=0, hide=()):
+    """Euler steps from fresh noise on the cached memory. hide: slots of the command that are left blank."""
     generator = torch.Generator(device=_device(model)).manual_seed(seed)
     return lambda tables: model.fast.restore(
-        model.act(*inputs(model, tables), generator).cpu().numpy())
+        model.act(*inputs(model, tables, hide), generator).cpu().numpy())
 
 
-def token_policy(model):
+def token_policy(model, hide=()):
     """FAST tokens one by one."""
-    return lambda tables: model.fast.restore(model.act_tokens(*inputs(model, tables)).cpu().numpy())
+    return lambda tables: model.fast.restore(model.act_tokens(*inputs(model, tables, hide)).cpu().numpy())
 
 
-def policy_of(model, seed=0):
+def policy_of(model, seed=0, hide=()):
     """How this model acts: by flow where it has a trained expert, else by tokens."""
-    return flow_policy(model, seed) if model.config.flow_loss else token_policy(model)
+    return flow_policy(model, seed, hide) if model.config.flow_loss else token_policy(model, hide)
 
 
 def random_policy(seed=0):      # (at control rate 1)
@@ -64,10 +71,11 @@ def random_policy(seed=0):      # (at control rate 1)
     return plan
 
 
-def inputs(model, tables):
+def inputs(model, tables, hide=()):
     """(image, prompt) tensors on the model's device."""
-    return tuple(torch.from_numpy(a).to(_device(model)) for a in (look(tables, model.config),
-                                                                  say(tables, model.config)))
+    prompt = say(tables, model.config)
+    prompt[:, list(hide)] = language.BLANK
+    return tuple(torch.from_numpy(a).to(_device(model)) for a in (look(tables, model.config), prompt))
 
 
 def _device(model):
@@ -117,34 +125,61 @@ def success(policy, config, n, names=world.TEST_SETS, seed=TEST_SEED):
     for name in names:
         scenes = test_scenes(name, n, config.goals, seed, config.pucks)
         a, b = rollout(policy, scenes, config.execute, rate=config.rate)
-        won[name], right[name] = wilson(int(a.sum()), n), wilson(int(b.sum()), n)
+        won[name], right[name] = outcome(a), outcome(b)
     return won, right
 
 
-def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED, pucks=3):
+def half_said(n, goals, part, seed=TEST_SEED, pucks=3):
+    """n scenes of demonstrated kinds in which no other puck has the target's colour (part 0) or shape (part 1)."""
+    tables = test_scenes("seen", 8 * n + 50, goals, seed, pucks)
+    word = tables.kind[..., part]
+    alone = (word == word[np.arange(len(word)), tables.target][:, None]).sum(1) == 1
+    return tables.take(np.flatnonzero(alone)[:n])
+
+
+def harder(model, n, seed=TEST_SEED):
+    """`success` in what no demonstration was like: new shapes, five pucks, commands that say only the colour, or only
+    the shape (which only the target has)."""
+    c, won, right = model.config, {}, {}
+    for name, scenes, hide in (("new_shape", test_scenes("new_shape", n, c.goals, seed, c.pucks), ()),
+                               ("five_pucks", test_scenes("16", n, c.goals, seed, 5), ()),
+                               ("only_colour_said", half_said(n, c.goals, 0, seed, c.pucks), (SHAPE,)),
+                               ("only_shape_said", half_said(n, c.goals, 1, seed, c.pucks), (COLOUR,))):
+        a, b = rollout(policy_of(model, hide=hide), scenes, c.execute, rate=c.rate)
+        won[name], right[name] = outcome(a), outcome(b)
+    return won, right
+
+
+def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED, pucks=3, free=True, grain=0.):
     """Accuracy {"where", "colour", "shape"} on new scenes of all kinds. pictures: "book" | "robot".
 
-    "where" counts if x and y are both within one bin of 1/32 of the table. Answers are free: any word, or
-    action token, may come.
+    "where" counts if x and y are both within one bin of 1/32 of the table. free: any word, or action token,
+    may come; else only words of the right category (this tells a lost habit of answering from lost sight).
     """
     rng = np.random.default_rng((seed, 9))
     tables = world.sample(rng, n, goals="mixed" if pictures == "robot" else "sides", pucks=pucks)
-    image = torch.from_numpy(render.robot_camera(tables, size) if pictures == "robot"
+    image = torch.from_numpy(render.robot_camera(tables, size, grain) if pictures == "robot"
                              else render.picture_book(tables, rng, size))
     device, out = next(vlm.parameters()).device, {}
-    for kind, count, slack in (("where", 2, 1), ("colour", 1, 0), ("shape", 1, 0)):
+    for kind, count, slack, first, words in (("where", 2, 1, language.NUMBER0, language.BINS),
+                                             ("colour", 1, 0, language.COLOUR0, len(world.COLOURS)),
+                                             ("shape", 1, 0, language.SHAPE0, len(world.SHAPES))):
         prompt, answer = language.lesson(tables, rng, kind)
+        fits = torch.zeros(vlm.head.out_features, dtype=torch.bool, device=device)
+        fits[first:first + words] = True
         with torch.no_grad():
-            said = vlm.generate(image.to(device), torch.from_numpy(prompt).to(device), count)
+            said = vlm.generate(image.to(device), torch.from_numpy(prompt).to(device), count,
+                                None if free else lambda tokens, fits=fits: fits)
         right = np.abs(said.cpu().numpy() - answer[:, :count]) <= slack
         out[kind] = round(float(right.all(1).mean()), 4)
     return out
 
 
-def vqa_both(model):
-    """VQA on both kinds of picture: {"book": ..., "robot": ...}."""
+def vqa_both(model, n=None, free=True):
+    """VQA on both kinds of picture: {"book": ..., "robot": ...}. n: scenes (default: the run's)."""
     c = model.config
-    return {pictures: vqa(model.vlm, pictures, c.scenes, c.image, pucks=c.pucks) for pictures in ("book", "robot")}
+    return {pictures: vqa(model.vlm, pictures, n or c.scenes, c.image, pucks=c.pucks, free=free, grain=c.grain)
+            for pictures in ("book", "robot")}
 
 
 def latency(model, repeats=10):
@@ -192,10 +227,20 @@ def graphed(act, *inputs):
 def measure(model):
     """Everything that summary.json says of a finished model."""
     c = model.config
-    won, right = success(policy_of(model), c, c.scenes)
+    won, right = success(policy_of(model), c, c.scenes, seed=VALIDATION_SEED if c.validate else TEST_SEED)
     knows = vqa_both(model)
     return {"success": won, "right_puck": right, "vqa_after": knows["book"],
             "vqa_after_robot": knows["robot"], "ms_per_chunk": latency(model)}
+
+
+def measure_more(model):
+    """What a comparison asks besides, of a model that a run has saved: more test sets, answers restricted to their
+    category, what can be read off the memory, how far the VLM's weights went."""
+    c = model.config
+    seed = VALIDATION_SEED if c.validate else TEST_SEED
+    won, right = harder(model, c.scenes, seed)
+    return {"success": won, "right_puck": right, "vqa_restricted": vqa_both(model, free=False),
+            "readable": probe.readable(model), "moved": probe.moved(model)}
 
 
 # -- watching -----------------------------------------------------------------------------------------
@@ -292,6 +337,7 @@ def main():
     parser.add_argument("--scene", type=int, help="give that instruction in this scene (0, 1, ...) instead")
     parser.add_argument("--scenes", type=int, help="scenes in each test set (default: the run's)")
     parser.add_argument("--seed", type=int, default=0, help="of the scene for --instruction")
+    parser.add_argument("--more", action="store_true", help="what nano_ki.compare asks besides, as JSON")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     try:
@@ -313,11 +359,11 @@ def main():
             if args.scenes < 1:
                 raise ValueError(f"--scenes is {args.scenes}; it must be above 0")
             model.config = replace(model.config, scenes=args.scenes)
-        result = measure(model)
+        result = (measure_more if args.more else measure)(model)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    write_json(Path(args.run) / "evaluation.json", result)
-    print(json.dumps(result, indent=1) if args.json else table(result))
+    write_json(Path(args.run) / ("more.json" if args.more else "evaluation.json"), result)
+    print(json.dumps(result, indent=1) if args.json or args.more else table(result))
 
 
 if __name__ == "__main__":

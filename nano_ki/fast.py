@@ -39,7 +39,7 @@ class FAST:
     counts the coefficients that the last `encode` had to clip to the alphabet.
     """
 
-    def __init__(self, horizon, low, high, gamma, alphabet, merges, order=None):
+    def __init__(self, horizon, low, high, gamma, alphabet, merges, order=None, transform="dct"):
         self.horizon, self.gamma, self.alphabet = int(horizon), float(gamma), int(alphabet)
         self.low, self.high = np.array(low, np.float64), np.array(high, np.float64)
         self.merges = np.array(merges, np.int64).reshape(-1, 2)
@@ -48,7 +48,9 @@ class FAST:
         self.constant = self.high <= self.low
         self.scale = np.where(self.constant, 1, (self.high - self.low) / 2)
         self.middle = (self.high + self.low) / 2
-        self.dct = dct_matrix(self.horizon)
+        if transform not in ("dct", "none"):
+            raise ValueError(f"transform is {transform!r}; wanted 'dct' or 'none'")
+        self.transform, self.dct = transform, dct_matrix(self.horizon) if transform == "dct" else np.eye(self.horizon)
         size = self.horizon * self.dims
         self.order = np.arange(size) if order is None else np.array(order, np.int64)
         if not np.array_equal(np.sort(self.order), np.arange(size)):
@@ -69,13 +71,14 @@ class FAST:
 
     @classmethod
     def fit(cls, chunks, gamma=10., vocab=1024, low=None, high=None, reach=3., most=2000,
-            order="use"):
+            order="use", transform="dct"):
         """A tokenizer for chunks [N, H, D] (training data only).
 
         low, high: [D] known limits; by default the 1st and 99th percentile of each dimension. reach: no
         chunk within +-reach (normalised) can saturate. most: chunks used for the merges (more change
         the token count by under 2 %). order: "use" puts the coefficients that are most often not zero
-        first (in eighths; within one, lowest frequency first), "frequency" is the paper's order.
+        first (in eighths; within one, lowest frequency first), "frequency" is the paper's order. transform:
+        "none" leaves the DCT and the merges out: one bin and one token for each number, the naive way.
         ValueError for bad chunks, another order or a vocab below the alphabet.
         """
         chunks = _check(chunks, "chunks")
@@ -91,11 +94,13 @@ class FAST:
             low, high = np.where(rare, flat.min(0), low), np.where(rare, flat.max(0), high)
         low, high = np.broadcast_to(low, flat.shape[1:]), np.broadcast_to(high, flat.shape[1:])
         horizon = chunks.shape[1]
-        alphabet = int(np.ceil(gamma * reach * np.sqrt(horizon)))
+        alphabet = int(np.ceil(gamma * reach * (1 if transform == "none" else np.sqrt(horizon))))
         if not isinstance(vocab, (int, np.integer)) or vocab < 2 * alphabet + 1:
             raise ValueError(f"vocab is {vocab}; the alphabet alone has {2 * alphabet + 1} symbols at "
                              f"gamma {gamma:g}, H {horizon}: raise vocab or lower gamma")
-        plain = cls(horizon, low, high, gamma, alphabet, [])
+        plain = cls(horizon, low, high, gamma, alphabet, [], transform=transform)
+        if transform == "none":
+            return plain
         if len(chunks) > most:
             chunks = chunks[np.linspace(0, len(chunks) - 1, most).astype(int)]
         symbols = plain._symbols(chunks)
@@ -206,7 +211,7 @@ class FAST:
         """Everything, as plain numbers and lists, with a checksum: one wrong digit would go unnoticed."""
         data = dict(format="nano_ki FAST", version=VERSION, horizon=self.horizon, gamma=self.gamma,
                     alphabet=self.alphabet, low=self.low.tolist(), high=self.high.tolist(),
-                    merges=self.merges.tolist(), order=self.order.tolist())
+                    merges=self.merges.tolist(), order=self.order.tolist(), transform=self.transform)
         return data | {"checksum": _checksum(data)}
 
     @classmethod
@@ -230,7 +235,7 @@ class FAST:
                 raise ValueError("merges are not pairs of whole numbers")
             if data["order"] is None or np.array(data["order"]).dtype.kind != "i":
                 raise ValueError("order is no list of whole numbers")
-            return cls(H, data["low"], data["high"], data["gamma"], A, merges, data["order"])
+            return cls(H, data["low"], data["high"], data["gamma"], A, merges, data["order"], data["transform"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{source} is not a whole version {VERSION} FAST tokenizer ({error}); "
                              "write it again with FAST.fit(...).save(path)") from None

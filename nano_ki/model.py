@@ -41,7 +41,7 @@ class VLA(nn.Module):
                        fast.horizon * fast.dims + 1)
         self.expert = Expert(c.expert_width, c.vlm_width, c.depth, fast.horizon, fast.dims)
         self.fast = fast
-        self.insulate = c.insulate
+        self.insulate, self.expert_trains = c.insulate, True      # (train.py: not before config.expert_from)
         # Coefficients that each id of the vocabulary stands for; words stand for none and are barred.
         size = torch.full((FIRST_FAST + fast.vocab,), fast.horizon * fast.dims + 1)
         size[FIRST_FAST:] = torch.from_numpy(fast.lengths)
@@ -75,17 +75,17 @@ class VLA(nn.Module):
         prefix = self.vlm.prefix(batch.image, batch.prompt)
         zero = prefix.new_zeros(())
         out = {"fast": zero, "text": zero, "ce": zero, "flow": zero}
-        if self.config.fast_loss:
-            logits, memory = self.vlm(prefix, batch.answer[:, :-1])
+        if self.config.cross_entropy:
+            logits, memory = self.vlm(prefix, batch.answer[:, :-1], leak=self.config.expert_sees_fast)
             loss = F.cross_entropy(logits.transpose(1, 2).float(), batch.answer, reduction="none",
                                    ignore_index=PAD)
             real = batch.answer != PAD
             out["ce"] = loss.sum() / real.sum()
-            out["fast"] = loss[:robots].sum() / real[:robots].sum()
+            out["fast"] = loss[:robots].sum() / real[:robots].sum().clamp(min=1)
             out["text"] = loss[robots:].sum() / real[robots:].sum().clamp(min=1)
         else:
             _, memory = self.vlm(prefix)
-        if self.config.flow_loss:
+        if self.config.flow_loss and self.expert_trains:
             memory = self.memory_for_expert([(k[:robots], v[:robots]) for k, v in memory])
             action = batch.chunk[:, None].expand(-1, self.config.flow_draws, -1, -1)
             noise, t = self.draw(action, generator)

@@ -2,7 +2,7 @@
 
 Two kinds of picture. The *picture book* (what the VLM learns from): backgrounds from dark to light,
 plain or graded, pucks of several sizes, turned a little, no finger, nothing else. The *robot camera*:
-one grained table, goal rings, pads, the finger. How far they differ decides what there is to learn.
+one grained table, goal rings, pads, the finger, and noise if asked for (`grain`). How far they differ decides what there is to learn.
 
 Try it: python -m nano_ki.render out.png          Read next: language.py
 """
@@ -18,6 +18,7 @@ RGB = np.array([(.88, .10, .12), (.10, .62, .18), (.14, .26, .90), (.96, .86, .1
                 (.10, .80, .84), (.48, .14, .66), (.96, .52, .06), (.98, .58, .76)], np.float32)
 WHITE, DARK = np.ones(3, np.float32), np.full(3, .08, np.float32)
 MARGIN = 12                                       # pixels; enough for pictures up to 192 x 192
+SPREAD = 211                                      # of the sheet that grain is cut from: 211^2 windows
 TABLE = np.array((.50, .42, .34), np.float32)     # the robot's table
 
 
@@ -117,8 +118,9 @@ def picture_book(tables, rng, size=48):
     return _to_bytes(image)
 
 
-def robot_camera(tables, size=48):
-    """uint8 [B, size, size, 3]: what the robot sees. The same table always gives the same picture."""
+def robot_camera(tables, size=48, grain=0.):
+    """uint8 [B, size, size, 3]: what the robot sees. The same table always gives the same picture. grain: standard
+    deviation of its pixels' noise (they run from 0 to 1), another for each table."""
     batch, pucks = tables.puck.shape[:2]
     image = np.repeat(_bare_table(size)[None], batch, 0)
     for i, outline in enumerate((DISC, FRAME)):
@@ -131,7 +133,19 @@ def robot_camera(tables, size=48):
         stamp(image, tables.puck[:, p], tables.kind[:, p, 1], world.PUCK, RGB[tables.kind[:, p, 0]])
     stamp(image, tables.finger, np.where(tables.pressed, DISC, RING),
           np.where(tables.pressed, world.FINGER, 1.4 * world.FINGER), DARK)
+    if grain:
+        bits = np.concatenate((tables.finger, tables.puck.reshape(batch, -1)), 1).astype(np.float32).view(np.uint32)
+        place = (bits.astype(np.uint64) * (2 * np.arange(bits.shape[1], dtype=np.uint64) + 3)).sum(1) // 8
+        row, column = (place // n % SPREAD for n in (1, SPREAD))
+        windows = np.lib.stride_tricks.sliding_window_view(_noise(size), (size, size), (0, 1))
+        image[:, MARGIN:-MARGIN, MARGIN:-MARGIN] += grain * windows[row, column].transpose(0, 2, 3, 1)
     return _to_bytes(image)
+
+
+@lru_cache
+def _noise(size):
+    """float32 [SPREAD + size, SPREAD + size, 3], standard normal: each window of it is a picture's noise."""
+    return np.random.default_rng(11).standard_normal((SPREAD + size, SPREAD + size, 3), np.float32)
 
 
 @lru_cache

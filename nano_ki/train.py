@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nano_ki import bench, checkpoint, draw, evaluate, ranks, world
+from nano_ki import bench, checkpoint, draw, evaluate, probe, ranks, world
 from nano_ki import config as configuration
 from nano_ki.checkpoint import write_json
 from nano_ki.episodes import Data, drawn_ahead
@@ -73,12 +73,14 @@ def _train(config, stop, rank, size):
     # Two parts, two optimisers each (Muon, AdamW), clipped each on its own.
     if config.compile:
         compile_blocks(model.vlm.vit, model.vlm, model.expert)
-    spread = ranks.spread(model, config.fsdp, unused=not (config.fast_loss and config.flow_loss) and not config.freeze)
+    spread = ranks.spread(model, config.fsdp, unused=config.expert_from > 0 or
+                          not (config.cross_entropy and config.flow_loss) and not config.freeze)
     parts = {"vlm": model.vlm, "expert": model.expert}
     trained = [name for name in parts if not (name == "vlm" and config.freeze)
                and not (name == "expert" and not config.flow_loss)]
     rates = {"vlm": (config.vlm_rate, config.vlm_adam), "expert": (config.expert_rate, config.expert_adam)}
-    groups = [o for name in trained for o in optimisers(parts[name], *rates[name])]
+    begins = {"vlm": 0, "expert": round(config.expert_from * config.steps)}
+    groups, joins = zip(*((o, begins[name]) for name in trained for o in optimisers(parts[name], *rates[name])), strict=True)
     first, seconds = 0, 0.
     if saved:
         try:
@@ -87,7 +89,7 @@ def _train(config, stop, rank, size):
             raise ValueError(f"the checkpoint in {out} does not fit its own configuration ({type(error).__name__}: "
                              f"{checkpoint.first_line(error)}); train again, with --overwrite for the same folder") from None
         first, seconds = saved["step"], saved["seconds"]
-    noise = torch.Generator(device=config.device)
+    noise, watched = torch.Generator(device=config.device), to_device(data.batch(config.steps), config.device)
     stream = drawn_ahead(data, [(step, shard) for step in range(first, config.steps) for shard in mine],
                          config.workers, pin=config.device == "cuda")
     if rank == 0:
@@ -105,7 +107,8 @@ def _train(config, stop, rank, size):
         # The batch comes in shards: one, unless several processes share the work. The cross-entropy is
         # averaged over the real tokens of all of them.
         tokens = [int((batch.answer != PAD).sum()) for batch in batches]
-        all_tokens = ranks.total(sum(tokens), config.device)
+        all_tokens = max(1, ranks.total(sum(tokens), config.device))
+        model.expert_trains = step >= begins["expert"]
         values = {}
         model.zero_grad(set_to_none=True)
         for i, (batch, shard) in enumerate(zip(batches, mine, strict=True)):
@@ -122,8 +125,8 @@ def _train(config, stop, rank, size):
         # Clip each part on its own: in one norm, the expert's gradient would shrink the VLM's step.
         norms = {name: ranks.plain(torch.nn.utils.clip_grad_norm_(parts[name].parameters(), config.clip)).item()
                  for name in trained}
-        for optimiser in groups:
-            set_rate(optimiser, schedule(step, config.steps, config.warmup))
+        for optimiser, join in zip(groups, joins, strict=True):
+            set_rate(optimiser, schedule(max(0, step - join), config.steps - join, config.warmup))
             optimiser.step()
         # ------------------------------------------------------------------------------------------
         done = step + 1
@@ -140,7 +143,8 @@ def _train(config, stop, rank, size):
                 with torch.compiler.set_stance("force_eager"):     # (batches of all sizes: not worth compiling)
                     won, _ = evaluate.success(evaluate.policy_of(acting), config, 100, ("seen", "new_both"),
                                               evaluate.CHECK_SEED)
-                metrics.add({"step": done, "success": won})
+                    metrics.add({"step": done, "seconds": round(seconds, 2), "success": won,
+                                 "vqa": evaluate.vqa_both(acting, 100), "pull": probe.pull(acting, watched)})
                 shown["success"] = f"{won['seen']['rate']:.2f}"
             start = time.perf_counter() - seconds                   # checks are not training time
         bar.set_postfix(shown, refresh=False)

@@ -43,14 +43,15 @@ def kinds(colours, shapes):
 
 
 def _test_sets():
-    shown = np.array([(COLOURS.index(c), SHAPES.index(s)) for c, s in (
+    four = np.array([(COLOURS.index(c), SHAPES.index(s)) for c, s in (
         ("red", "star"), ("green", "square"), ("blue", "disc"), ("yellow", "triangle"))])
     old_c, new_c = ("red", "green", "blue", "yellow"), ("cyan", "purple", "orange", "pink")
     old_s, new_s = ("star", "square", "disc", "triangle"), ("cross", "ring")
-    other = kinds(old_c, old_s)
-    other = other[~(other[:, None] == shown).all(-1).any(1)]
-    return {"seen": shown, "recombined": other, "new_colour": kinds(new_c, old_s),
-            "new_both": kinds(new_c, new_s), "all": kinds(COLOURS, SHAPES)}
+    old = kinds(old_c, old_s)
+    twelve = old[~(old[:, None] == four).all(-1).any(1)]
+    return {"seen": twelve, "recombined": four, "new_colour": kinds(new_c, old_s), "new_shape": kinds(old_c, new_s),
+            "new_both": kinds(new_c, new_s), "all": kinds(COLOURS, SHAPES),
+            "3": four[:3], "4": four, "8": np.concatenate((four, twelve[[0, 4, 8, 9]])), "16": old}
 
 
 KINDS = _test_sets()                           # which objects exist in which set of scenes

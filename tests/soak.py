@@ -29,12 +29,13 @@ def family(pid):
 
 
 def look(pid):
-    """{"mib", "files", "processes", "shared"}: what the job holds now. mib counts shared pages once (PSS)."""
+    """{"mib", "files", "processes", "shared"}: what the job holds now. mib counts what its processes share once (PSS), and
+    no mapped files: how much of a library is ours depends on what else runs on the machine."""
     kb = files = 0
     pids = family(pid)
     for p in pids:
         kb += sum(int(line.split()[1]) for line in Path(f"/proc/{p}/smaps_rollup").read_text().splitlines()
-                  if line.startswith("Pss:"))
+                  if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
         files += len(os.listdir(f"/proc/{p}/fd"))
     return {"mib": kb / 1024, "files": files, "processes": len(pids), "shared": len(os.listdir("/dev/shm"))}
 

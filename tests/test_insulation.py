@@ -94,7 +94,7 @@ def test_detached_before_the_concatenation_is_rejected(model, batch, monkeypatch
 
 def test_hidden_state_detached_then_projected_is_rejected(model, batch, monkeypatch):
     """Row 2 of the table of mistakes: what is projected after the detach still trains the projections."""
-    def forward(self, prefix, answer=None, layers=None):
+    def forward(self, prefix, answer=None, layers=None, leak=False):
         x, length = prefix, prefix.shape[1]
         mask = None
         if answer is not None:
@@ -114,9 +114,9 @@ def test_hidden_state_detached_then_projected_is_rejected(model, batch, monkeypa
 def test_no_grad_around_the_vlm_is_rejected(model, batch, monkeypatch):
     forward = decoder.VLM.forward
 
-    def without(self, *args):
+    def without(self, *args, **options):
         with torch.no_grad():
-            return forward(self, *args)
+            return forward(self, *args, **options)
     monkeypatch.setattr(decoder.VLM, "forward", without)
     assert verdict(model, batch).startswith("cross-entropy does not reach")
 

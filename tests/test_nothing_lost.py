@@ -179,7 +179,7 @@ def test_sigterm_saves_like_ctrl_c(tmp_path):
     child = subprocess.Popen([sys.executable, "-m", "nano_ki.train", *FLAGS, "--steps=100000", "--workers=1",
                               f"--out={tmp_path / 'r'}"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                              text=True)
-    for _ in range(600):
+    for _ in range(2400):
         time.sleep(.05)
         if (tmp_path / "r" / "metrics.jsonl").exists() and (tmp_path / "r" / "metrics.jsonl").stat().st_size:
             break

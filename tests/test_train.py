@@ -40,7 +40,8 @@ def test_a_run_leaves_what_readme_says(run):
                 "tokens_per_chunk success right_puck vqa_before vqa_after ms_per_chunk").split():
         assert key in summary
     assert set(summary["success"]) == set(summary["right_puck"]) == set(world.TEST_SETS)
-    assert set(summary["success"]["seen"]) == {"rate", "low", "high", "n"}
+    seen = summary["success"]["seen"]
+    assert set(seen) == {"rate", "low", "high", "n", "scenes"} and len(seen["scenes"]) == 2 * -(-seen["n"] // 8)
     assert set(summary["vqa_before"]) == set(summary["vqa_after"]) == {"where", "colour", "shape"}
     assert set(summary["parameters"]) == {"vlm", "expert"}
     assert min(summary["ms_per_chunk"].values()) > 0
@@ -125,7 +126,8 @@ def cli(*args, module="train"):
 @pytest.mark.parametrize("args, says", [
     (["--stepz", "3"], "unrecognized arguments: --stepz"), (["--recipe", "kii"], "choose from"),
     (["--preset", "huge"], "choose from"), (["--step", "3"], "unrecognized"), (["--steps", "0"], "above 0"),
-    (["--image", "50"], "multiple of 8"), (["--recipe", "pi0", "--vlm-samples", "8"], "needs --fast-loss"),
+    (["--image", "50"], "multiple of 8"), (["--recipe", "pi0", "--expert-from", ".5"], "needs a VLM that learns"),
+    (["--expert-from", "1200"], "below 1"), (["--recipe", "pi0", "--expert-sees-fast"], "needs --fast-loss"),
     (["--robot-questions", "2"], "a share"), (["--execute", "99"], "16 waypoints"), (["--alpha", "x"], "invalid float"),
     (["--no-flow-loss", "--no-fast-loss", "--vlm-samples", "0"], "nothing to train"),
     (["--resume"], "needs --out"), (["--resume", "--out", "x", "--steps", "3"], "drop steps")])

@@ -119,12 +119,17 @@ def test_scenes_follow_their_rules():
 
 
 def test_test_sets_hold_what_their_names_say():
-    seen, other, colour, both = (set(map(tuple, world.KINDS[n])) for n in world.TEST_SETS)
-    assert len(seen) == 4 and len(other) == 12 and len(colour) == 16 and len(both) == 8
-    assert len({c for c, _ in seen}) == len({s for _, s in seen}) == 4
+    sets = {name: set(map(tuple, kinds)) for name, kinds in world.KINDS.items()}
+    seen, other, colour, both = (sets[n] for n in world.TEST_SETS)
+    assert len(seen) == 12 and len(other) == 4 and len(colour) == 16 and len(both) == len(sets["new_shape"]) == 8
+    assert sets["16"] == seen | other and not seen & other
     assert {c for c, _ in other} == {c for c, _ in seen} and {s for _, s in other} == {s for _, s in seen}
     assert not {c for c, _ in colour | both} & {c for c, _ in seen}
-    assert not {s for _, s in both} & {s for _, s in seen}
+    assert not {s for _, s in both | sets["new_shape"]} & {s for _, s in seen}
+    assert sets["3"] < sets["4"] < sets["8"] < sets["16"] < sets["all"] and len(sets["all"]) == 48
+    for name, times in (("4", 1), ("8", 2), ("16", 4)):              # every colour and every shape equally often
+        for part in (0, 1):
+            assert set(np.unique(world.KINDS[name][:, part], return_counts=True)[1]) == {times}
 
 
 @pytest.mark.parametrize("bad", [np.zeros((1, 2)), [[np.nan, 0, 0]], np.zeros((2, 3))])
@@ -137,4 +142,4 @@ def test_bad_scene_requests_are_refused():
     with pytest.raises(ValueError, match="mixed"):
         world.sample(np.random.default_rng(0), 1, goals="corner")
     with pytest.raises(ValueError, match="without repeats"):
-        world.sample(np.random.default_rng(0), 1, world.KINDS["seen"], pucks=5)
+        world.sample(np.random.default_rng(0), 1, world.KINDS["3"], pucks=4)

@@ -1,0 +1,67 @@
+"""The page of claims: its tables are those of its lines, and its statistics do what they say."""
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from nano_ki import evaluate
+from nano_ki.compare import RESULTS, lines_of
+from tutorials import study_claims
+
+
+def run(arm="ki", seed=0, speed=1., flags=()):
+    """A line as nano_ki.compare writes it: success on the way up, faster or slower."""
+    rng = np.random.default_rng((seed, len(arm)))
+
+    def won(rate, n=100):
+        return evaluate.outcome(rng.random(n) < rate)
+    answers = {"where": .9, "colour": .8, "shape": .7}
+    pull = {"VLM": {"flow": .1, "ce": 1., "cosine": .2}}
+    checks = [{"step": s, "seconds": s / 3, "success": {k: won(min(1, speed * s / 1000)) for k in ("seen", "new_both")},
+               "vqa": {"book": answers, "robot": answers}, "pull": pull} for s in range(100, 1200, 100)]
+    sets = {s: won(min(1, speed)) for s in study_claims.SETS}
+    return {"arm": arm, "seed": seed, "flags": list(flags), "steps": 1200, "train_seconds": 400., "checks": checks, "success": sets,
+            "right_puck": sets, "vqa_before": answers, "vqa_before_robot": answers, "vqa_after": answers, "vqa_after_robot": answers,
+            "vqa_restricted": {"book": answers, "robot": answers}, "readable": {"place": .5, "colour": .9, "shape": .6},
+            "moved": {"vision encoder": .1, "head": .2}}
+
+
+def test_the_page_and_readme_are_made_from_the_lines(monkeypatch, tmp_path):
+    plots = {p.name: p.read_bytes() for p in RESULTS.glob("*.png")}
+    assert study_claims.page() == study_claims.PAGE.read_text()
+    assert plots == {p.name: p.read_bytes() for p in RESULTS.glob("*.png")}
+    assert f"<!-- arms -->\n{study_claims.readme_table()}\n<!-- /arms -->" in (ROOT / "README.md").read_text()
+    lines = lines_of(RESULTS / "arms.jsonl") or [run()]
+    wrong = [{**m, "success": {k: {**v, "scenes": "00" * (len(v["scenes"]) // 2)} for k, v in m["success"].items()}} for m in lines]
+    monkeypatch.setattr(study_claims, "read", lambda name: wrong if name == "arms" else [])
+    assert study_claims.readme_table() not in (ROOT / "README.md").read_text()
+
+
+def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
+    lines = [run(a, s, v) for a, v in (("ki", 1.), ("pi0", .8), ("joint", .9)) for s in (0, 1, 2)]
+    rates = ["--vlm-rate", "0.001", "--vlm-adam", "0.001"]
+    sweeps = {"alpha": ["--alpha", "10"], "data": ["--episodes", "300"], "kinds": ["--kinds", "3"], "rates": rates, "teach": [], "arms-four-kinds": []}
+    (tmp_path / "latency.jsonl").write_text(json.dumps(
+        {"horizon": 8, "tokens": 7, "flow_5": 6., "flow_10": 11., "tokens_ms": 20.}) + "\n")
+    for name, flags in sweeps.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({**m, "flags": flags}) + "\n" for m in lines))
+    (tmp_path / "arms.jsonl").write_text("".join(json.dumps(m) + "\n" for m in lines))
+    monkeypatch.setattr(study_claims, "RESULTS", tmp_path)
+    page = study_claims.page()
+    assert "Not measured" not in page and page.count("\n## ") == len(study_claims.QUESTIONS)
+    assert {p.name for p in tmp_path.glob("*.png")} == {q[3] for q in study_claims.QUESTIONS if q[3]}
+    for block in re.findall(r"(?:^\|.*\n)+", page, re.M):                    # every row has the columns of its head
+        widths = {len(re.findall(r"(?<!\\)\|", row)) for row in block.splitlines()}
+        assert len(widths) == 1, block
+
+
+def test_steps_to_a_level():
+    assert study_claims.first_at([(100, .2), (200, .6), (300, .4)], .5) == pytest.approx(175)
+    assert study_claims.first_at([(100, .2)], .5) is None
+    ours, theirs = ([run(a, s, v) for s in (0, 1, 2)] for a, v in (("ki", 1.), ("pi0", .5)))
+    assert study_claims.speed(ours, .5) == pytest.approx(500, rel=.15) and study_claims.speed(theirs, .5) == pytest.approx(1000, rel=.15)
+    middle, low, high = map(float, re.findall(r"[\d.]+", study_claims.ratio(ours, theirs, .5)))
+    assert low < 2 < high and low < middle < high and study_claims.ratio(ours, ours, .8).startswith("1.00")
+    assert study_claims.ratio(ours, theirs, .9) == "-"

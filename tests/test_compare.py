@@ -1,0 +1,242 @@
+"""Arms, what is measured of them, and the statistics between them."""
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+from nano_ki import checkpoint, compare, episodes, evaluate, language, pretrain, probe, train, world
+from nano_ki import config as configuration
+from nano_ki.language import BLANK, COLOUR, FIRST_FAST, PAD, SHAPE
+from nano_ki.model import VLA
+
+SMALL = ["--steps", "2", "--episodes", "60", "--batch", "8", "--scenes", "2", "--check-every", "0"]
+
+
+def fresh(config, data):
+    torch.manual_seed(0)
+    vla = VLA(config, data.fast)
+    probe.open_gates(vla)
+    return vla
+
+
+# -- arms ---------------------------------------------------------------------------------------------
+
+
+def test_every_arm_is_a_valid_run():
+    for arm, (flags, _) in compare.ARMS.items():
+        assert configuration.parse([*flags, "--device", "cpu"]).steps == 1200, arm
+
+
+def test_the_expert_joins_late(tmp_path):
+    config = configuration.make(**TINY, steps=6, expert_from=.5, out=str(tmp_path / "a"))
+    train.train(config, stop=lambda step: step == 3)
+    data = episodes.Data(config)
+    torch.manual_seed(config.seed)
+    start, now = VLA(config, data.fast).state_dict(), checkpoint.load(tmp_path / "a")["model"]
+    assert all(torch.equal(start[k], now[k]) for k in start if k.startswith("expert"))
+    assert any(not torch.equal(start[k], now[k]) for k in start if k.startswith("vlm"))
+    train.train(replace(config, resume=True))
+    end = checkpoint.load(tmp_path / "a")["model"]
+    assert any(not torch.equal(start[k], end[k]) for k in start if k.startswith("expert"))
+    train.train(replace(config, out=str(tmp_path / "b")))
+    whole = checkpoint.load(tmp_path / "b")["model"]
+    assert all(torch.equal(whole[k], end[k]) for k in whole)
+    lines = checkpoint.read_metrics(tmp_path / "b" / "metrics.jsonl")
+    assert lines[-1]["flow"] > 0
+
+
+def test_only_the_leaking_expert_sees_the_answer(tiny, data, batch):
+    other = batch.answer.clone()
+    real = other[:len(batch.chunk)] >= FIRST_FAST
+    other[:len(batch.chunk)][real] = FIRST_FAST + (other[:len(batch.chunk)][real] - FIRST_FAST + 7) % data.fast.vocab
+    for leak in (False, True):
+        vla = fresh(replace(tiny, expert_sees_fast=leak), data)
+        a, b = (vla.losses(batch._replace(answer=x), torch.Generator().manual_seed(0))["flow"]
+                for x in (batch.answer, other))
+        assert (a != b) == leak
+        assert vla.act(batch.image[:2], batch.prompt[:2], torch.Generator().manual_seed(0)).isfinite().all()
+
+
+def test_text_alone_can_teach_the_vlm(tiny):
+    config = configuration.make(**TINY, fast_loss=False)
+    data = episodes.Data(config)
+    batch = data.batch()
+    assert (batch.answer[:len(batch.chunk)] == PAD).all() and (batch.answer[len(batch.chunk):] != PAD).any()
+    losses = fresh(config, data).losses(batch, torch.Generator().manual_seed(0))
+    assert losses["fast"] == 0 and losses["text"] == losses["ce"] > 0 and losses["flow"] > 0
+
+
+def test_binned_tokens_are_one_for_each_number_and_as_exact_as_fast(tiny, data):
+    binned = episodes.Data(replace(tiny, tokens="binned"))
+    strokes = data.fast.restore(data.chunks)
+    ids = binned.fast.encode(strokes)
+    assert {len(t) for t in ids} == {strokes[0].size} and binned.tokens_per_chunk == strokes[0].size
+    assert binned.fast.vocab == binned.fast.base and binned.fast.bound()[0] == data.fast.bound()[0]
+    error = binned.fast.normalise(binned.fast.decode(ids)) - data.chunks
+    assert np.abs(error).max() <= .5 / tiny.gamma + 1e-6
+    assert type(binned.fast).from_state(binned.fast.state()).transform == "none"
+    step = binned.fast.encode(strokes[0])                  # in order of time: a later number changes a later token
+    moved = strokes[0].copy()
+    moved[5, 1] += .9
+    assert np.flatnonzero(binned.fast.encode(moved) != step).tolist() == [5 * 3 + 1]
+
+
+# -- what is measured of them -------------------------------------------------------------------------
+
+
+def test_the_scenes_one_by_one_make_up_the_rate():
+    won = np.random.default_rng(0).random(37) < .4
+    line = {"success": {"seen": evaluate.outcome(won)}}
+    assert (compare.scenes(line, "success", "seen") == won).all()
+    assert line["success"]["seen"]["rate"] == round(won.mean(), 4)
+
+
+def test_commands_that_say_only_half(model):
+    tables = evaluate.test_scenes("seen", 5, "sides")
+    whole, half = (evaluate.inputs(model, tables, hide)[1] for hide in ((), (SHAPE,)))
+    assert (half[:, SHAPE] == BLANK).all() and (half[:, COLOUR] == whole[:, COLOUR]).all()
+    for hidden, part in ((SHAPE, 0), (COLOUR, 1)):         # what is left names one puck
+        kind, target = (t := evaluate.half_said(6, "sides", part)).kind[..., part], t.target
+        assert ((kind == kind[np.arange(6), target][:, None]).sum(1) == 1).all(), hidden
+
+
+def test_restricted_answers_stay_in_their_category(tiny, data):
+    vlm = VLA(tiny, data.fast).vlm
+    said = []
+    original = type(vlm).generate
+    vlm.generate = lambda *args: said.append(original(vlm, *args)) or said[-1]
+    scores = evaluate.vqa(vlm, "book", 40, free=False)
+    numbers, colours, shapes = said
+    assert ((numbers >= language.NUMBER0) & (numbers < language.NUMBER0 + language.BINS)).all()
+    assert ((colours >= language.COLOUR0) & (colours < language.COLOUR0 + len(world.COLOURS))).all()
+    assert ((shapes >= language.SHAPE0) & (shapes < language.SHAPE0 + len(world.SHAPES))).all()
+    assert set(scores) == {"where", "colour", "shape"}
+
+
+def test_pull_is_what_the_losses_would_do_without_the_stop(model, batch):
+    assert model.insulate
+    pulled = probe.pull(model, batch)
+    assert model.insulate and all(p.grad is None for p in model.parameters())
+    model.insulate = False
+    norms = probe.gradient_norms(model, batch)["flow"]
+    for name in ("vision encoder", "layer 0"):
+        total = sum(v ** 2 for k, v in norms.items() if k.startswith(name)) ** .5
+        assert pulled[name]["flow"] == pytest.approx(total, rel=1e-3) and total > 0
+    assert pulled["VLM"]["flow"] > pulled["layer 0"]["flow"] and -1 <= pulled["VLM"]["cosine"] <= 1
+
+
+def test_moved_is_nothing_at_the_start(tiny, data):
+    torch.manual_seed(tiny.seed)
+    vla = VLA(tiny, data.fast)
+    assert set(probe.moved(vla).values()) == {0.}
+    with torch.no_grad():
+        vla.vlm.blocks[1].q.weight.mul_(1.5)
+    assert {k: v for k, v in probe.moved(vla).items() if v} == {"layer 1 q": .5}
+
+
+def test_a_linear_map_reads_more_off_a_vlm_that_knows(data):
+    c = configuration.make(device="cpu", preset="laptop", grain=0.)
+    known, empty = (train.new_model(replace(c, vlm=v), data.fast) for v in (c.vlm, ""))
+    a, b = (probe.readable(m, 600, 300) for m in (known, empty))
+    assert a["place"] > b["place"] + .2 and a["colour"] > .9 and a["shape"] > b["shape"] + .2
+
+
+# -- the statistics -----------------------------------------------------------------------------------
+
+
+def lines(rates, seeds, n=400, arm="ki"):
+    return [{"arm": arm, "seed": s, "flags": [], "success": {"seen": evaluate.outcome(
+        np.random.default_rng((s, i)).random(n) < r)}} for s in seeds for i, r in enumerate(rates)]
+
+
+def test_difference_is_paired():
+    ours, theirs = lines([.8], (0, 1, 2)), lines([.8], (0, 1, 2))
+    assert compare.difference(ours, theirs, "success", "seen") == (0, 0, 0)      # the same scenes were won
+    theirs = lines([0, .5], (0, 1, 2))[1::2]
+    d, low, high = compare.difference(ours, theirs, "success", "seen")
+    assert low < .3 < high and .2 < d < .4 and high - low < .2
+    assert compare.difference(ours, lines([.5], (7,)), "success", "seen") is None
+
+
+def test_the_interval_covers():
+    """Two arms of equal rate: 0 lies in about 95 % of the intervals."""
+    inside = 0
+    for k in range(60):
+        ours, theirs = (lines([.6], range(100 * k + 10 * j, 100 * k + 10 * j + 3), 100) for j in (0, 1))
+        for a, b in zip(ours, theirs, strict=True):
+            b["seed"] = a["seed"]
+        _, low, high = compare.difference(ours, theirs, "success", "seen", 300)
+        inside += low <= 0 <= high
+    assert 48 <= inside <= 60
+
+
+def test_the_best_rate_is_chosen_in_validation_scenes():
+    def found(rate, success):
+        return {"arm": "ki", "flags": compare.rate_flags(rate), "success": {"seen": {"rate": success}}}
+    search = [found(.001, .5), found(.003, .7), found(.01, .7)]
+    assert compare.chosen(search, "ki") == ["--vlm-rate", "0.003", "--vlm-adam", "0.003"]     # a tie: the lower
+    assert compare.chosen(search, "pi0") == []
+
+
+def test_sweeps_name_settings():
+    assert compare.swept("alpha=.1,10") == [["--alpha", ".1"], ["--alpha", "10"]]
+    assert compare.swept("fast-vocab=512") == [["--fast-vocab", "512"]]
+    for bad in ("alpha", "beta=1"):
+        with pytest.raises(ValueError, match="SETTING=VALUE"):
+            compare.swept(bad)
+
+
+@pytest.mark.slow
+def test_a_comparison_goes_on_where_it_was(tmp_path):
+    def run(*args):
+        return subprocess.run([sys.executable, "-m", "nano_ki.compare", "--seeds", "0", "--jobs", "2", *args, "--results",
+                               str(tmp_path / "r.jsonl"), "--folder", str(tmp_path / "runs"), *SMALL], cwd=ROOT, text=True,
+                              capture_output=True, timeout=300)
+    assert "1 runs to do" in run("--arms", "frozen").stdout
+    # A run that was killed in the middle goes on from its checkpoint.
+    flags = ["--check-every", str(compare.CHECK_EVERY), *SMALL]
+    out = compare.folder_of("pi0", 0, flags, tmp_path / "runs")
+    train.train(configuration.parse([*compare.ARMS["pi0"][0], *SMALL, "--device", "cpu", "--out", str(out)]),
+                stop=lambda step: step == 1)
+    done = run("--arms", "frozen", "pi0")
+    assert done.returncode == 0 and "1 runs to do" in done.stdout, done.stderr
+    page = (tmp_path / "runs" / "report.html").read_text()
+    assert all(f"<th scope=\"col\">{compare.folder_of(arm, 0, flags, '').name}" in page for arm in ("frozen", "pi0"))
+    result = checkpoint.read_metrics(tmp_path / "r.jsonl")
+    assert [m["arm"] for m in result] == ["frozen", "pi0"]
+    assert checkpoint.read_metrics(out / "metrics.jsonl")[-1]["step"] == 2
+    for m in result:
+        assert set(m["success"]) >= {*world.TEST_SETS, "new_shape", "five_pucks", "only_colour_said"}
+        assert len(compare.scenes(m, "right_puck", "new_shape")) == 2 and m["readable"] and m["moved"]
+    failed = run("--arms", "joint", "--alpha", "-1")
+    assert failed.returncode == 1 and "1 of 1 runs failed" in failed.stderr and "must be 0 or more" in failed.stderr
+
+
+@pytest.mark.slow
+def test_a_search_turns_the_same_rates_for_each_arm(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "nano_ki.compare", "--search", "--arms", "ki", "frozen", "--jobs", "2", "--results",
+                           str(tmp_path / "r.jsonl"), "--folder", str(tmp_path / "runs"), *SMALL], cwd=ROOT, text=True,
+                          capture_output=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found = checkpoint.read_metrics(tmp_path / "r.jsonl")
+    assert sorted(compare.rate_of(m) for m in found if m["arm"] == "ki") == sorted(compare.GRID)
+    assert all(m["seed"] == compare.SEARCH_SEED and "--validate" in m["flags"] for m in found)
+    assert json.dumps(found[0]["success"]["seen"])
+
+
+def test_validation_scenes_are_not_the_tests():
+    a, b = (evaluate.test_scenes("seen", 20, "sides", seed) for seed in (evaluate.TEST_SEED, evaluate.VALIDATION_SEED))
+    assert not np.isclose(a.puck, b.puck).any(2).any()
+
+
+def test_shipped_vlm_answers_less_in_grain():
+    c = configuration.make(device="cpu", preset="laptop")
+    vlm = pretrain.new_vlm(c)
+    pretrain.load_vlm(vlm, c.vlm, c)
+    clean, grainy = (evaluate.vqa(vlm, "robot", 200, grain=g) for g in (0., .16))
+    assert min(clean.values()) > .95 and .2 < np.mean(list(grainy.values())) < .7

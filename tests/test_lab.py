@@ -1,0 +1,138 @@
+"""The detach lab: seven placements on the real model, locked answers, a score that means something."""
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from nano_ki import decoder, probe, vit
+from tutorials import lab_detach as lab
+
+RIGHT = """
+from nano_ki import probe
+def check_insulated(model):
+    norms = probe.gradient_norms(model, model.batch)
+    vlm = [name for name in probe.parts(model) if name != "expert"]
+    return all(norms["flow"][n] == 0 for n in vlm) and all(norms["fast"][n] > 0 for n in vlm)
+"""
+LAZY = RIGHT.replace(' and all(norms["fast"][n] > 0 for n in vlm)', "")
+LATE = RIGHT.replace('norms["flow"][n] == 0 for n in vlm', 'norms["flow"][n] == 0 for n in vlm if n.startswith("layer 3")')
+
+
+@pytest.fixture(scope="module")
+def real():
+    return lab.real_model()
+
+
+@pytest.fixture(scope="module")
+def facts(real):
+    return lab.truth(*real)
+
+
+def answered(facts, flip=(), sure=90):
+    form = lab.empty_form("someone")
+    form["cells"] = {a: {c: v ^ ((a, c) in flip) for c, v in row.items()} for a, row in facts.items()}
+    form["confidence"] = dict.fromkeys(facts, sure)
+    form["reasons"] = dict.fromkeys(lab.REASONS, "because the projections stand behind it")
+    return form
+
+
+def run(*args, text=None):
+    return subprocess.run([sys.executable, "-m", "tutorials.lab_detach", *map(str, args)], cwd=ROOT, text=True, input=text,
+                          capture_output=True, timeout=60)
+
+
+def test_the_placements_differ_as_the_paragraphs_say(facts, real):
+    rows = {letter: "".join("0+"[v] for v in row.values()) for letter, row in facts.items()}
+    assert rows == {"A": "++++++", "B": "000+++", "C": "000000", "D": "0+++++", "E": "+0++++", "F": "+00+++", "G": "000000"}
+    model, batch = real
+    assert decoder.VLM.forward.__name__ == "forward" and vit.attend.__name__ == "attend" and model.insulate
+    with lab.placed(model, "A"):
+        joint = probe.gradient_norms(model, batch)
+    model.insulate = False
+    assert probe.gradient_norms(model, batch) == joint             # A is the library's joint training, and
+    model.insulate = True
+    ours = probe.gradient_norms(model, batch)
+    with lab.placed(model, "B"):
+        assert probe.gradient_norms(model, batch) == ours          # B is its insulation, number by number
+
+
+def test_every_placement_computes_the_same_forward_pass(real):
+    model, batch = real
+    losses = []
+    for letter in lab.PLACEMENTS:
+        with lab.placed(model, letter):
+            out = model.losses(batch, torch.Generator().manual_seed(0))
+        losses.append([round(out[k].item(), 5) for k in ("ce", "flow")])
+    assert all(x == losses[0] for x in losses)
+
+
+def test_score_and_brier(facts):
+    perfect = lab.scored(answered(facts, sure=100), facts)
+    assert perfect["right"] == perfect["of"] == 42 and perfect["brier"] == 0 and perfect["wrong"] == []
+    assert lab.scored(answered(facts, sure=50), facts)["brier"] == .25
+    missed = lab.scored(answered(facts, {("D", "flow -> last keys"), ("C", "fast -> vision encoder")}, 100), facts)
+    assert missed["right"] == 40 and missed["brier"] == pytest.approx(2 / 42, abs=1e-4)
+    form = answered(facts, {("D", "flow -> last keys")})
+    form["score"] = lab.scored(form, facts)
+    text = lab.verdict(form, facts)
+    assert "+ !" in text and "D: The hidden state is detached" in " ".join(text.split()) and "41 of 42" in text
+    assert "\nA: Nothing stops" not in text
+
+
+def test_a_form_from_prediction_to_score(tmp_path, facts):
+    form = tmp_path / "me.json"
+    text = "".join(f"{''.join('ny'[v] for v in facts[a].values())}\n{80}\n" for a in facts)
+    text = "yn\n" + text + "short\nit is detached for all of the queries\nprojections come after the detach here\n"
+    assert run("measure", form).returncode == 1
+    said = run("predict", form, "--name", "Ada", text=text)
+    assert said.returncode == 0 and "wanted 6 letters" in said.stdout and "a whole sentence" in said.stdout, said.stderr
+    early = run("measure", form)
+    assert early.returncode == 1 and "is not locked" in early.stderr and "+" not in early.stdout
+    assert "locked" in run("lock", form).stdout and "locked already" in run("lock", form).stderr
+    done = run("measure", form)
+    assert done.returncode == 0 and "42 of 42" in done.stdout, done.stderr
+    written = json.loads(form.read_text())
+    assert written["name"] == "Ada" and written["score"]["brier"] == pytest.approx(.04)
+    written["cells"]["A"]["flow -> last keys"] ^= True
+    form.write_text(json.dumps(written))
+    assert "changed after it was locked" in run("measure", form).stderr
+
+
+def test_a_form_by_hand_and_bad_forms(tmp_path, facts):
+    form = tmp_path / "me.json"
+    assert run("predict", form, "--form").returncode == 0
+    assert "placement A, flow -> vision encoder: None" in run("lock", form).stderr
+    assert "is there already" in run("predict", form, "--form").stderr
+    for content in ("", "[]", "{}", '{"cells": 3}'):
+        form.write_text(content)
+        bad = run("lock", form)
+        assert bad.returncode == 1 and bad.stderr.startswith("error: ") and "Traceback" not in bad.stderr
+    empty = run("predict", tmp_path / "other.json", text="")
+    assert empty.returncode == 1 and "nothing was written" in empty.stderr and not (tmp_path / "other.json").exists()
+
+
+@pytest.mark.parametrize("code, wrong", [(RIGHT, ""), (LAZY, "CG"), (LATE, "F")])
+def test_the_grader_accepts_only_the_papers_placement(tmp_path, real, code, wrong):
+    path = tmp_path / "mine.py"
+    path.write_text(code)
+    result = lab.graded(lab.load_check(path), *real)
+    assert "".join(a for a, (said, wanted) in result.items() if said != wanted) == wrong
+
+
+def test_the_grader_says_what_is_missing(tmp_path):
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    for path in (tmp_path / "empty.py", tmp_path / "none.py"):
+        with pytest.raises(ValueError, match="check_insulated|no file"):
+            lab.load_check(path)
+
+
+def test_what_a_class_believed(facts):
+    forms = [answered(facts, {("C", "fast -> vision encoder")}), answered(facts, {("C", "fast -> vision encoder")}), answered(facts)]
+    for f in forms:
+        f["score"] = None
+    text = lab.class_table(forms, facts)
+    assert "3 forms; cells right 41.3 of 42" in text and "67 % said +, is 0" in text
+    assert "C, fast -> vision encoder: 2 of 3 were wrong" in text
