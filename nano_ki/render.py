@@ -133,7 +133,7 @@ def robot_camera(tables, size=48, grain=0.):
         stamp(image, tables.puck[:, p], tables.kind[:, p, 1], world.PUCK, RGB[tables.kind[:, p, 0]])
     stamp(image, tables.finger, np.where(tables.pressed, DISC, RING),
           np.where(tables.pressed, world.FINGER, 1.4 * world.FINGER), DARK)
-    if grain:
+    if grain and batch:
         bits = np.concatenate((tables.finger, tables.puck.reshape(batch, -1)), 1).astype(np.float32).view(np.uint32)
         place = (bits.astype(np.uint64) * (2 * np.arange(bits.shape[1], dtype=np.uint64) + 3)).sum(1) // 8
         row, column = (place // n % SPREAD for n in (1, SPREAD))

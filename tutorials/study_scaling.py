@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from nano_ki import bench, checkpoint
-from nano_ki.compare import write_between
+from tutorials.study_claims import write_between
 
 RESULTS = Path(__file__).parent / "results" / "bench.json"
 PAGE = Path(__file__).parent / "11_scaling.md"
