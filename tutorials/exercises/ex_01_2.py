@@ -1,0 +1,14 @@
+"""Exercise 01.2. Which samples stay, when demonstrations that failed are dropped?
+
+owner: int tensor [n], the episode that each sample comes from. finished: int tensor [m], episodes that succeeded. Returns
+bool [n]: True where the sample's episode succeeded.
+
+Hint: why whole episodes? A single stroke of a failed one looks as good as any; the states it comes from lead nowhere.
+
+Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 01.2
+"""
+import torch  # noqa: F401
+
+
+def keep(owner, finished):
+    raise NotImplementedError("exercise 01.2")

@@ -1,0 +1,11 @@
+"""Exercise 02.1. How many tokens does the VLM read before it answers?
+
+side: of a square picture, in pixels; stride: pixels from one picture token to the next; slots: words of the prompt.
+Returns an int.
+
+Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 02.1
+"""
+
+
+def prefix_tokens(side, stride, slots):
+    raise NotImplementedError("exercise 02.1")

@@ -1,0 +1,13 @@
+"""Exercise 03.1. The orthonormal DCT-II: coefficients = C @ signal.
+
+Returns float64 [H, H]; row k, column n: sqrt(2 / H) cos(pi k (n + 1/2) / H), and row 0 divided by sqrt(2).
+
+Hint: orthonormal means C @ C.T = 1, so the inverse is the transpose. Which row breaks that without its factor?
+
+Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 03.1
+"""
+import torch  # noqa: F401
+
+
+def dct_matrix(horizon):
+    raise NotImplementedError("exercise 03.1")

@@ -1,0 +1,14 @@
+"""Exercise 03.2. Which FAST tokens may come next, so that whatever is drawn decodes?
+
+lengths: int tensor [V], the coefficients that each token stands for; used: how many the tokens so far stand for; size: how
+many a chunk has. Returns bool [V + 1]: for each token, and last for stop.
+
+Hint: a token may not overrun; stop is allowed at one moment only.
+
+Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 03.2
+"""
+import torch  # noqa: F401
+
+
+def allowed(lengths, used, size):
+    raise NotImplementedError("exercise 03.2")

@@ -1,0 +1,14 @@
+"""Exercise 05.2. Who sees whom in the expert, when several noises of one sample share its memory.
+
+Returns bool [draws * horizon, prefix + draws * horizon]: every action token sees the whole memory and the tokens of its own
+draw, and nothing of the other draws.
+
+Hint: torch.block_diag, or repeat_interleave an identity both ways.
+
+Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 05.2
+"""
+import torch  # noqa: F401
+
+
+def draw_mask(prefix, draws, horizon):
+    raise NotImplementedError("exercise 05.2")

@@ -1,0 +1,13 @@
+"""Exercise 06.1. The line that this code base is about. A bug hunt: find it and mend it.
+
+memory: a list of (k, v), one for each layer. Returns what the expert reads: the same values; with `insulate` no gradient
+may come back through any of them, without it all must.
+
+Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 06.1
+"""
+
+
+def memory_for_expert(memory, insulate):
+    if insulate:
+        memory = [(k.detach(), v) for k, v in memory]
+    return memory

@@ -1,0 +1,13 @@
+"""Exercise 08.2. Clip gradients, so that neither part shrinks the other's step. A bug hunt: find it and mend it.
+
+vlm, expert: lists of parameters with .grad. Scale the gradients in place, so that each part's norm is at most `limit`.
+Returns the two norms from before, (vlm, expert), as floats.
+
+Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 08.2
+"""
+import torch
+
+
+def clip(vlm, expert, limit):
+    norm = torch.nn.utils.clip_grad_norm_([*vlm, *expert], limit)
+    return float(norm), float(norm)

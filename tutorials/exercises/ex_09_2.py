@@ -1,0 +1,14 @@
+"""Exercise 09.2. Is the difference real? A paired bootstrap over scenes.
+
+ours, theirs: bool tensors [n], success in the same n scenes. Returns (low, high): the 2.5 % and 97.5 % quantiles of the mean
+difference over `resamples` resamples of the scenes, drawn with a generator of this seed.
+
+Hint: draw scenes, not outcomes: one index for both.
+
+Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 09.2
+"""
+import torch  # noqa: F401
+
+
+def paired_interval(ours, theirs, resamples, seed):
+    raise NotImplementedError("exercise 09.2")

@@ -1,0 +1,14 @@
+"""Exercise 10.1. Another door: a frozen weight that moves without any gradient. A bug hunt: find it and mend it.
+
+vlm, expert: lists of parameters. Returns an AdamW optimiser with this learning rate and weight decay that trains the expert
+and leaves every VLM weight as it is, to the bit.
+
+Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 10.1
+"""
+import torch
+
+
+def freeze(vlm, expert, rate, decay):
+    for p in vlm:
+        p.grad = torch.zeros_like(p)
+    return torch.optim.AdamW([*vlm, *expert], lr=rate, weight_decay=decay)
