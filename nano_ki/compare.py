@@ -46,7 +46,8 @@ ARMS = {
     "blind": (["--recipe", "frozen", "--blind"], "frozen, and not told the object and the goal"),
 }
 QUICK = ("ki", "pi0", "frozen")
-GRID = (.001, .003, .01)                       # VLM rates (Muon and AdamW alike) of --search
+GRID = (.001, .003, .01, .03)                  # VLM rates (Muon and AdamW alike) of --search
+SAME_RATE = {"reference": "ki"}                # it is ki, with other demonstrations
 SEARCH_SEED = 100                              # of its demonstrations; its scenes are not the test's either
 CHECK_EVERY = 100                              # steps between points of a curve
 SHOWN = 4                                      # runs side by side in the report
@@ -148,7 +149,7 @@ def lines_of(path):
 def chosen(search, arm):
     """Flags with the VLM rate that was best for `arm` in the lines of a --search (ties: the lower); [] if it was
     not searched. Best: success in validation scenes, mean over the test sets."""
-    mine = [m for m in search if m["arm"] == arm]
+    mine = [m for m in search if m["arm"] == SAME_RATE.get(arm, arm)]
     if not mine:
         return []
     best = max(mine, key=lambda m: (round(np.mean([r["rate"] for r in m["success"].values()]), 4), -rate_of(m)))

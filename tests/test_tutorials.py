@@ -1,0 +1,77 @@
+"""No page can rot: each runs as it says, quotes what stands in the code, and leads on to the next."""
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from tutorials import check, run
+
+PAGES = run.pages()
+
+
+@pytest.mark.parametrize("number", sorted(PAGES))
+def test_a_page_does_what_it_says(number):
+    done = subprocess.run([sys.executable, "-m", "tutorials.run", number], cwd=ROOT, text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+def test_every_page_has_its_parts():
+    assert sorted(PAGES) == [f"{i:02d}" for i in range(12)]
+    for number, path in PAGES.items():
+        text = path.read_text()
+        for part in ("inutes", "Afterwards you", "**Predict", "## Change something" if number != "11" else "**Change something.**",
+                     "**In three lines.**", "*Answers:*"):
+            assert part in text, (number, part)
+        if number != "11":
+            assert f"{int(number) + 1:02d}_" in text.split("*Next:*")[1], number
+        assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 170, number
+
+
+def test_links_and_exercises_that_pages_name_are_there():
+    named = set()
+    for path in (*PAGES.values(), ROOT / "tutorials" / "TEACHING.md"):
+        for link in re.findall(r"\]\(([^)#\s]+)\)", " ".join(path.read_text().split())):
+            assert link.startswith("https://arxiv.org/") or (path.parent / link).exists(), (path.name, link)
+        named |= set(re.findall(r"`(?:python -m tutorials\.check )?(\d\d\.\d)`", path.read_text()))
+    assert named == set(check.CHECKS)
+
+
+def test_what_pages_say_of_the_code_is_counted():
+    from nano_ki import config, language
+    text = (ROOT / "tutorials" / "TEACHING.md").read_text()
+    assert "Twenty exercises" in text and len(check.CHECKS) == 20
+    assert "36 + 7 + 8 = 51" in text and (config.Config().image // 8) ** 2 + language.SLOTS + 8 == 51
+
+
+PAGE = "# A page\n\n```python\nx = 2\nprint('x is', x / 3)\n```\n```text\nx is 0.667\n```\n\n```python quote=nano_ki/flow.py\n    return action - noise\n```\n"
+
+
+@pytest.mark.parametrize("old, new, words", [
+    ("", "", None), ("0.667", "0.70", "0.666667 where the page says 0.7"), ("x is 0", "y is 0", "other words"),
+    ("action - noise", "noise - action", "do not stand in"), ("x / 3", "x / 0", "ZeroDivisionError"),
+    ("flow.py", "flaw.py", "do not stand in"), ("print('x is', x / 3)", "pass", "other words")])
+def test_a_page_that_is_wrong_is_found_out(tmp_path, old, new, words):
+    path = tmp_path / "00_page.md"
+    path.write_text(PAGE.replace(old, new) if old else PAGE)
+    wrong = run.run(path, say=lambda text: None)
+    assert wrong == [] if words is None else words in wrong[0], wrong
+
+
+def test_numbers_may_differ_a_little_and_words_may_not():
+    assert run.differs("loss 1.01  [0.5]", "loss 1.00 [0.5]") is None
+    assert run.differs("loss 1.05", "loss 1.00") and run.differs("loss", "loss 1") and run.differs("1,000 steps", "1000 steps") is None
+    assert run.differs("-0.5", "0.5")
+
+
+def test_a_page_as_a_notebook(tmp_path):
+    book = run.notebook(PAGES["04"])
+    assert book["nbformat"] == 4 and {c["cell_type"] for c in book["cells"]} == {"markdown", "code"}
+    code = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
+    assert code == [b.strip("\n") for language, options, b, _ in run.blocks(PAGES["04"].read_text()) if language == "python" and not options]
+    out = tmp_path / "page.ipynb"
+    subprocess.run([sys.executable, "-m", "tutorials.run", "04", "--notebook", str(out)], cwd=ROOT, check=True, timeout=60)
+    assert json.loads(out.read_text()) == book
+    assert not list(ROOT.glob("tutorials/*.ipynb"))

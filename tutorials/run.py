@@ -1,0 +1,146 @@
+"""Runs a tutorial page: its Python blocks in order, in one fresh namespace, and checks what it says.
+
+    python -m tutorials.run 04                        # run page 04 and check it
+    python -m tutorials.run 04 --notebook page.ipynb  # the page as a notebook
+    python -m tutorials.run --all
+
+A ```python block is executed. A ```text block behind it must be what it printed (numbers within 2 %). A block that
+begins ```python quote=nano_ki/flow.py is not executed: these lines must stand in that file. Pictures that a page makes
+go to tutorials/pictures/, which git ignores.
+"""
+import argparse
+import ast
+import contextlib
+import io
+import json
+import os
+import re
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.M | re.S)
+NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?")
+CLOSE = .02                     # numbers may differ by this share
+
+
+def pages():
+    """{"00": path, ...} of the pages that there are."""
+    return {p.name[:2]: p for p in sorted(HERE.glob("[0-9][0-9]_*.md"))}
+
+
+def blocks(text):
+    """[(language, options, code, line)] of a page's fenced blocks."""
+    return [(m[1], m[2].strip(), m[3], text[:m.start()].count("\n") + 1) for m in BLOCK.finditer(text)]
+
+
+def differs(printed, wanted):
+    """None if two texts agree (numbers within CLOSE, spaces do not count), else what is different."""
+    def parts(text):
+        text = " ".join(text.split())
+        return NUMBER.split(text), [float(n.replace(",", "")) for n in NUMBER.findall(text)]
+    (words, numbers), (wanted_words, wanted_numbers) = parts(printed), parts(wanted)
+    if [w.strip() for w in words] != [w.strip() for w in wanted_words]:
+        return "other words"
+    for a, b in zip(numbers, wanted_numbers, strict=True):
+        if abs(a - b) > CLOSE * abs(b) + 1e-9:
+            return f"{a:g} where the page says {b:g}"
+    return None
+
+
+def quoted(code, source):
+    """Whether these lines stand in that source, one after the other, whatever their indentation."""
+    def lines(text):
+        return [line for line in (raw.strip() for raw in text.splitlines()) if line]
+    code, source = lines(code), lines(source)
+    return any(source[i:i + len(code)] == code for i in range(len(source) - len(code) + 1))
+
+
+def execute(code, namespace, name, line):
+    """Run one block; what it printed. A last line that is an expression is printed, as in a notebook."""
+    tree, printed = ast.parse(code), io.StringIO()
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    ast.increment_lineno(tree, line)
+    with contextlib.redirect_stdout(printed):
+        exec(compile(tree, name, "exec"), namespace)
+        if last is not None:
+            ast.increment_lineno(last, line)
+            value = eval(compile(ast.Expression(last.value), name, "eval"), namespace)
+            if value is not None:
+                print(value)
+    return printed.getvalue()
+
+
+def run(path, say=print):
+    """Execute and check a page. Returns the list of what is wrong with it; empty if nothing is."""
+    wrong, namespace, printed = [], {"__name__": "page"}, ""
+    for language, options, code, line in blocks(path.read_text()):
+        where = f"{path.name}:{line}"
+        if language == "python" and options.startswith("quote="):
+            source = ROOT / options.removeprefix("quote=")
+            if not source.exists() or not quoted(code, source.read_text()):
+                wrong.append(f"{where}: these lines do not stand in {options.removeprefix('quote=')}")
+        elif language == "python":
+            try:
+                printed = execute(code, namespace, path.name, line)
+            except Exception as error:           # (a page may raise anything; say where)
+                wrong.append(f"{where}: {type(error).__name__}: {error}")
+                break
+            say(textwrap.indent(printed.rstrip(), "    ") if printed else f"    ({where} prints nothing)")
+        elif language == "text":
+            if (difference := differs(printed, code)) is not None:
+                wrong.append(f"{where}: {difference}; printed:\n{textwrap.indent(printed, '    ')}")
+            printed = ""
+    return wrong
+
+
+def notebook(path):
+    """The page as a Jupyter notebook, as a dict: text and code cells; printed text blocks are left out."""
+    text, cells, at = path.read_text(), [], 0
+
+    def add(kind, source):
+        if source.strip():
+            cell = {"cell_type": kind, "metadata": {}, "source": source.strip("\n").splitlines(True)}
+            cells.append({**cell, "execution_count": None, "outputs": []} if kind == "code" else cell)
+    for m in BLOCK.finditer(text):
+        runs = m[1] == "python" and not m[2].strip()
+        if runs or m[1] == "text":
+            add("markdown", text[at:m.start()])
+            if runs:
+                add("code", m[3])
+            at = m.end()
+    add("markdown", text[at:])
+    return {"cells": cells, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 4}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("pages", nargs="*", help="page numbers, such as 04")
+    parser.add_argument("--all", action="store_true", help="all pages")
+    parser.add_argument("--notebook", help="write the page as a notebook instead")
+    args = parser.parse_args()
+    known = pages()
+    chosen = list(known) if args.all else args.pages
+    bad = [n for n in chosen if n not in known]
+    if bad or not chosen or args.notebook and len(chosen) != 1:
+        sys.exit(f"error: {'no page ' + bad[0] if bad else 'name a page'}; there are {', '.join(known)} (or --all)")
+    if args.notebook:
+        Path(args.notebook).write_text(json.dumps(notebook(known[chosen[0]]), indent=1))
+        return
+    (HERE / "pictures").mkdir(exist_ok=True)
+    os.chdir(HERE)
+    failed = 0
+    for number in chosen:
+        start = time.perf_counter()
+        print(f"{known[number].name}")
+        wrong = run(known[number])
+        failed += bool(wrong)
+        print("\n".join(wrong) or f"  all as the page says, {time.perf_counter() - start:.0f} s")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
