@@ -48,6 +48,7 @@ ARMS = {
 QUICK = ("ki", "pi0", "frozen")
 GRID = (.001, .003, .01, .03)                  # VLM rates (Muon and AdamW alike) of --search
 SAME_RATE = {"reference": "ki"}                # it is ki, with other demonstrations
+TIE = .02                                      # of mean success in a search: twice its standard error, about
 SEARCH_SEED = 100                              # of its demonstrations; its scenes are not the test's either
 CHECK_EVERY = 100                              # steps between points of a curve
 SHOWN = 4                                      # runs side by side in the report
@@ -147,13 +148,14 @@ def lines_of(path):
 
 
 def chosen(search, arm):
-    """Flags with the VLM rate that was best for `arm` in the lines of a --search (ties: the lower); [] if it was
-    not searched. Best: success in validation scenes, mean over the test sets."""
-    mine = [m for m in search if m["arm"] == SAME_RATE.get(arm, arm)]
+    """Flags with the VLM rate that was best for `arm` in the lines of a --search; [] if it was not searched. Best:
+    success in validation scenes, mean over the test sets. What comes within TIE of it counts as equal: of equals, the
+    lowest."""
+    mine = {rate_of(m): np.mean([r["rate"] for r in m["success"].values()]) for m in search
+            if m["arm"] == SAME_RATE.get(arm, arm)}
     if not mine:
         return []
-    best = max(mine, key=lambda m: (round(np.mean([r["rate"] for r in m["success"].values()]), 4), -rate_of(m)))
-    return rate_flags(rate_of(best))
+    return rate_flags(min(rate for rate, success in mine.items() if success >= max(mine.values()) - TIE))
 
 
 def rate_flags(rate):

@@ -57,8 +57,8 @@ class Config:
     steps: int = 1200               # training steps
     batch: int = 64                 # robot samples in each step
     shards: int = 1                 # parts of a step's batch, shared out over the processes; else one by one
-    vlm_rate: float = .003          # Muon learning rate of the VLM's hidden matrices
-    vlm_adam: float = .003          # AdamW learning rate of the VLM's embeddings and head
+    vlm_rate: float = .01           # Muon learning rate of the VLM's hidden matrices
+    vlm_adam: float = .01           # AdamW learning rate of the VLM's embeddings and head
     expert_rate: float = .03        # Muon learning rate of the expert's hidden matrices
     expert_adam: float = .0045      # AdamW learning rate of the rest of the expert
     warmup: int = 100               # steps of linear warm-up; the second half decays linearly to 0

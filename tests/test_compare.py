@@ -178,8 +178,10 @@ def test_the_interval_covers():
 def test_the_best_rate_is_chosen_in_validation_scenes():
     def found(rate, success):
         return {"arm": "ki", "flags": compare.rate_flags(rate), "success": {"seen": {"rate": success}}}
-    search = [found(.001, .5), found(.003, .7), found(.01, .7)]
-    assert compare.chosen(search, "ki") == ["--vlm-rate", "0.003", "--vlm-adam", "0.003"]     # a tie: the lower
+    search = [found(.001, .5), found(.01, .71), found(.003, .7), found(.03, .6)]
+    assert compare.chosen(search, "ki") == ["--vlm-rate", "0.003", "--vlm-adam", "0.003"]     # nearly equal: the lower
+    assert compare.chosen(search, "reference") == compare.chosen(search, "ki")
+    assert compare.chosen([*search, found(.02, .73)], "ki")[1] == "0.01"
     assert compare.chosen(search, "pi0") == []
 
 
