@@ -90,7 +90,7 @@ def _train(config, stop, rank, size):
                              f"{checkpoint.first_line(error)}); train again, with --overwrite for the same folder") from None
         first, seconds = saved["step"], saved["seconds"]
     noise, watched = torch.Generator(device=config.device), to_device(data.batch(config.steps), config.device)
-    stream = drawn_ahead(data, [(step, shard) for step in range(first, config.steps) for shard in mine],
+    stream = drawn_ahead(data, ((step, shard) for step in range(first, config.steps) for shard in mine),
                          config.workers, pin=config.device == "cuda")
     if rank == 0:
         metrics = checkpoint.Metrics(out / "metrics.jsonl", first if saved else None)
