@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nano_ki import flow
+from nano_ki import flow, pretrain
 from nano_ki.decoder import prefix_mask
 from nano_ki.expert import draw_mask
 from nano_ki.language import END, FIRST_FAST, PAD
@@ -202,3 +202,26 @@ def test_one_batch_is_learned_by_heart(tiny, data):
     assert out["ce"] < .05
     chunk = model.act(batch.image[:8], batch.prompt[:8], noise)
     assert (chunk - batch.chunk).abs().mean() < .08
+
+
+def test_muon_is_pytorchs_muon():
+    """In float32 instead of bfloat16, all matrices of a shape at once: the same steps but for bfloat16's rounding."""
+    shapes = [(64, 64), (64, 64), (256, 64), (64, 256), (96, 576)]
+    torch.manual_seed(0)
+    start = [torch.randn(s) for s in shapes]
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    a = pretrain.Muon(ours, lr=.02, momentum=.95, weight_decay=.1)
+    b = torch.optim.Muon(theirs, lr=.02, momentum=.95, weight_decay=.1)
+    for step in range(4):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        if step == 2:
+            ours[1].grad = theirs[1].grad = None               # a matrix that a loss did not reach stays as it is
+        a.step()
+        b.step()
+    for p, q, s in zip(ours, theirs, start, strict=True):
+        assert 0 < (p - q).norm() < .02 * (p - s).norm()
+    assert a.state_dict()["state"].keys() == b.state_dict()["state"].keys()
+    wide = torch.linalg.svdvals(pretrain.orthogonal(torch.randn(3, 40, 96), (3.4445, -4.7750, 2.0315), 5))
+    assert .6 < wide.min() and wide.max() < 1.3
