@@ -107,11 +107,11 @@ def run_all(jobs, results, root, at_once, threads):
         return list(pool.map(lambda job: run(*job, results, root, threads), todo)).count(False)
 
 
-def side_by_side(folders, path):
-    """One web page of these runs."""
+def side_by_side(runs, path):
+    """One web page of these runs, {name: folder}."""
     from nano_ki import report
-    if folders:
-        text = report.page([report.gather(folder) for folder in folders])
+    if runs:
+        text = report.page([report.gather(folder, name) for name, folder in runs.items()])
         checkpoint.write_whole(path, lambda f: f.write(text.encode()))
         print(f"side by side: {path}")
 
@@ -232,8 +232,9 @@ def main():
                         jobs.append((arm, seed, mine))
         failed = run_all(jobs, results, args.folder, args.jobs, threads)
         if not (failed or args.search or args.sweep):
-            shown = [folder_of(*job, args.folder) for job in jobs if job[1] == args.seeds[0]][:SHOWN]
-            side_by_side([out for out in shown if out.exists()], Path(args.folder) / "report.html")
+            shown = {f"{job[0]}, seed {job[1]}": folder_of(*job, args.folder) for job in jobs if job[1] == args.seeds[0]}
+            there = [(name, out) for name, out in shown.items() if out.exists()]
+            side_by_side(dict(there[:SHOWN]), Path(args.folder) / "report.html")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -105,8 +105,8 @@ def png(picture):
     return base64.b64encode(file.getvalue()).decode()
 
 
-def gather(folder):
-    """Everything about one run that the page shows."""
+def gather(folder, name=None):
+    """Everything about one run that the page shows. name: what the page calls it (default: its folder's name)."""
     from nano_ki.train import load_model
     folder = Path(folder)
     model = load_model(folder)
@@ -114,10 +114,10 @@ def gather(folder):
     summary = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else None
     data = Data(replace(model.config, episodes=200), model.fast)
     gradients, insulate = {}, model.insulate
-    for name, model.insulate in (("with the stop-gradient", True), ("without", False)):
-        gradients[name] = probe.gradient_norms(model, Batch(*data.batch()))
+    for way, model.insulate in (("with the stop-gradient", True), ("without", False)):
+        gradients[way] = probe.gradient_norms(model, Batch(*data.batch()))
     model.insulate = insulate
-    return {"name": folder.name, "config": asdict(model.config), "metrics": metrics, "summary": summary,
+    return {"name": name or folder.name, "config": asdict(model.config), "metrics": metrics, "summary": summary,
             "gradients": gradients, "rollouts": rollouts(model)}
 
 

@@ -201,17 +201,18 @@ def test_a_comparison_goes_on_where_it_was(tmp_path):
                               capture_output=True, timeout=300)
     assert "1 runs to do" in run("--arms", "frozen").stdout
     # A run that was killed in the middle goes on from its checkpoint.
-    flags = ["--check-every", str(compare.CHECK_EVERY), *SMALL]
-    out = compare.folder_of("pi0", 0, flags, tmp_path / "runs")
-    train.train(configuration.parse([*compare.ARMS["pi0"][0], *SMALL, "--device", "cpu", "--out", str(out)]),
+    rate = compare.chosen(compare.lines_of(compare.RESULTS / "rates.jsonl"), "pi0")
+    out = compare.folder_of("pi0", 0, [*rate, "--check-every", str(compare.CHECK_EVERY), *SMALL], tmp_path / "runs")
+    train.train(configuration.parse([*compare.ARMS["pi0"][0], *rate, *SMALL, "--device", "cpu", "--out", str(out)]),
                 stop=lambda step: step == 1)
     done = run("--arms", "frozen", "pi0")
     assert done.returncode == 0 and "1 runs to do" in done.stdout, done.stderr
     page = (tmp_path / "runs" / "report.html").read_text()
-    assert all(f"<th scope=\"col\">{compare.folder_of(arm, 0, flags, '').name}" in page for arm in ("frozen", "pi0"))
+    assert all(f'<th scope="col">{arm}, seed 0</th>' in page for arm in ("frozen", "pi0"))
     result = checkpoint.read_metrics(tmp_path / "r.jsonl")
     assert [m["arm"] for m in result] == ["frozen", "pi0"]
-    assert checkpoint.read_metrics(out / "metrics.jsonl")[-1]["step"] == 2
+    assert [m["step"] for m in checkpoint.read_metrics(out / "metrics.jsonl")] == [2]      # (log lines: at the end only)
+    assert any("resumed" in line for line in (out / "metrics.jsonl").read_text().splitlines())
     for m in result:
         assert set(m["success"]) >= {*world.TEST_SETS, "new_shape", "five_pucks", "only_colour_said"}
         assert len(compare.scenes(m, "right_puck", "new_shape")) == 2 and m["readable"] and m["moved"]
