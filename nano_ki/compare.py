@@ -124,15 +124,14 @@ def swept(text):
     return [[f"--{name.replace('_', '-')}", value] for value in values.split(",")]
 
 
-def steps_for(arm, flags, budget, root, threads):
-    """How many steps of this arm fit into `budget` seconds: timed on a few, on this machine, as busy as it is."""
+def seconds_a_step(arm, flags, root, threads):
+    """How long a training step of this arm takes: timed on a few, on this machine, as busy as it is."""
     lines = Path(root) / "timed.jsonl"
     lines.parent.mkdir(parents=True, exist_ok=True)
     short = [*flags, "--steps", str(TIMED), "--warmup", "10", "--check-every", "0", "--scenes", "10", "--episodes", "500"]
     if not run(arm, 0, short, lines, root, threads):
         raise ValueError(f"{arm} could not be timed")
-    line = lines_of(lines)[-1]
-    return int(budget / (line["train_seconds"] / TIMED))
+    return lines_of(lines)[-1]["train_seconds"] / TIMED
 
 
 # -- reading ------------------------------------------------------------------------------------------
@@ -228,7 +227,7 @@ def main():
                     for rate in rates:
                         mine = [*rate, *change, *flags]
                         if args.budget:
-                            mine += ["--steps", str(steps_for(arm, mine, args.budget, args.folder, threads))]
+                            mine += ["--steps", str(int(args.budget / seconds_a_step(arm, mine, args.folder, threads)))]
                         jobs.append((arm, seed, mine))
         failed = run_all(jobs, results, args.folder, args.jobs, threads)
         if not (failed or args.search or args.sweep):

@@ -13,40 +13,53 @@ LINES = ((31, 119, 180), (214, 99, 20), (44, 140, 44), (190, 40, 50), (120, 85, 
 
 
 def curves(charts, path, width=480, height=300, columns=4):
-    """PNG of charts, `columns` of them in a row. charts: {title: {name: (xs, ys)}}; curves with no points are left out."""
+    """PNG of charts, `columns` of them in a row. charts: {title: {name: (xs, ys) or (xs, ys, lows, highs)}}, the last two
+    for error bars; curves with no points are left out."""
     columns = min(columns, len(charts))
     sheet = Image.new("RGB", (width * columns, height * -(-len(charts) // columns)), PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for i, (title, lines) in enumerate(charts.items()):
-        left, top = i % columns * width + 52, i // columns * height + 34
-        right, bottom = left + width - 68, top + height - 64
-        lines = {name: np.array(xy, float) for name, xy in lines.items() if len(xy[0])}
-        pen.text((left, top - 26), title, INK, font)
+        left, top = i % columns * width + 52, i // columns * height + 50
+        right, bottom = left + width - 68, top + height - 80
+        lines = {name: np.array(values, float) for name, values in lines.items() if len(values[0])}
+        pen.text((left, top - 44), title, INK, font)
         if not lines:
             pen.text((left, top), "no data", GREY, font)
             continue
-        xy = np.concatenate(list(lines.values()), 1)
-        (x0, y0), (x1, y1) = xy.min(1), xy.max(1)
-        y0 = min(0, y0)
-        y1 = y1 if y1 > y0 else y0 + 1
-        x1 = x1 if x1 > x0 else x0 + 1
-        for k in range(5):
-            y = bottom - (bottom - top) * k / 4
+        xs, ys = np.concatenate([v[0] for v in lines.values()]), np.concatenate([v[1:].ravel() for v in lines.values()])
+        x0, x1, y0 = xs.min(), xs.max(), min(0, ys.min())
+        step = nice((ys.max() - y0) / 4)
+        y0, y1 = np.floor(y0 / step) * step, np.ceil(ys.max() / step - 1e-9) * step
+        x1, y1 = x1 if x1 > x0 else x0 + 1, y1 if y1 > y0 else y0 + step
+
+        def place(x, y, box=(left, right, bottom, top), x0=x0, x1=x1, y0=y0, y1=y1):
+            left, right, bottom, top = box
+            return left + (x - x0) / (x1 - x0) * (right - left), bottom - (y - y0) / (y1 - y0) * (bottom - top)
+        for value in np.arange(y0, y1 + step / 2, step):
+            y = place(x0, value)[1]
             pen.line((left, y, right, y), (225, 225, 225))
-            pen.text((left - 6, y), f"{y0 + (y1 - y0) * k / 4:.3g}", GREY, font, "rm")
+            pen.text((left - 6, y), f"{value:.3g}" if abs(value) > 1e-9 else "0", GREY, font, "rm")
         for x, anchor, value in ((left, "la", x0), (right, "ra", x1)):
-            pen.text((x, bottom + 8), f"{value:g}", GREY, font, anchor)
-        for k, (name, (xs, ys)) in enumerate(lines.items()):
-            points = list(zip(left + (xs - x0) / (x1 - x0) * (right - left),
-                              bottom - (ys - y0) / (y1 - y0) * (bottom - top), strict=True))
-            colour = LINES[k % len(LINES)]
+            pen.text((x, bottom + 8), f"{value:.4g}", GREY, font, anchor)
+        name_x = left
+        for k, (name, values) in enumerate(lines.items()):
+            points, colour = list(zip(*place(values[0], values[1]), strict=True)), LINES[k % len(LINES)]
+            for x, low, high in values[[0, 2, 3]].T if len(values) == 4 else ():
+                pen.line((*place(x, low), *place(x, high)), colour, 1)
             pen.line(points, colour, 2)
             if len(points) < 30:
                 for x, y in points:
                     pen.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
             if len(lines) > 1:
-                pen.text((right - 4, top + 4 + 16 * k), name, colour, font, "ra")
+                pen.text((name_x, top - 24), name, colour, font)
+                name_x += pen.textlength(name, font) + 14
     _save(sheet, path)
+
+
+def nice(step):
+    """The smallest of 1, 2, 2.5, 5 times a power of ten that is not below `step`."""
+    power = 10. ** np.floor(np.log10(max(step, 1e-12)))
+    return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= step * (1 - 1e-9))
 
 
 def panels(pictures, texts, won, waypoints=None):
@@ -86,8 +99,8 @@ def _save(image, path, **options):
 
 
 def main():
-    x = np.arange(100)
-    curves({"sines": {"sin": (x, np.sin(x / 9)), "cos": (x, np.cos(x / 9))}, "empty": {}},
+    x = np.arange(0, 100, 4)
+    curves({"sines": {"sin": (x, np.sin(x / 9)), "cos": (x, np.cos(x / 9), np.cos(x / 9) - .1, np.cos(x / 9) + .1)}, "empty": {}},
            sys.argv[1] if len(sys.argv) > 1 else "curves.png")
 
 

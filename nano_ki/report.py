@@ -125,7 +125,8 @@ def gather(folder, name=None):
 
 
 def chart(title, lines, top=None):
-    """SVG. lines: [(name, xs, ys, lows or None, highs or None)]; top: end of the y axis (default: the largest)."""
+    """SVG. lines: [(name, xs, ys, lows or None, highs or None)]; top: end of the y axis, for
+    curves that rise towards it (default: the largest y)."""
     lines = [line for line in lines if len(line[1])]
     if not lines:
         return ""
@@ -154,7 +155,7 @@ def chart(title, lines, top=None):
         if len(xs) == 1:
             out.append('<circle cx="{}" cy="{}" r="3" fill="{}"/>'.format(*points.split(","), colour))
         out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
-                   f'<text x="{right - 4}" y="{high + 12 + 14 * i}" fill="{colour}" text-anchor="end">'
+                   f'<text x="{right - 4}" y="{low - 8 - 14 * i if top else high + 12 + 14 * i}" fill="{colour}" text-anchor="end">'
                    f'{html.escape(name)}</text>')
     return "".join(out) + "</svg>"
 

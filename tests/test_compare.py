@@ -216,6 +216,9 @@ def test_a_comparison_goes_on_where_it_was(tmp_path):
     for m in result:
         assert set(m["success"]) >= {*world.TEST_SETS, "new_shape", "five_pucks", "only_colour_said"}
         assert len(compare.scenes(m, "right_puck", "new_shape")) == 2 and m["readable"] and m["moved"]
+    budget = run("--arms", "frozen", "--budget", "2")                        # as many steps as two seconds hold
+    line = checkpoint.read_metrics(tmp_path / "r.jsonl")[-1]
+    assert budget.returncode == 0 and line["steps"] == int(line["flags"][-1]) > 2, budget.stderr
     failed = run("--arms", "joint", "--alpha", "-1")
     assert failed.returncode == 1 and "1 of 1 runs failed" in failed.stderr and "must be 0 or more" in failed.stderr
 

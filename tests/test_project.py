@@ -118,3 +118,24 @@ def test_the_fast_study_is_the_page_of_its_lines():
     for sweep, (values, _, _) in study_fast.SWEEPS.items():
         assert [m["value"] for m in lines if m.get("sweep") == sweep] == list(values)
     assert all(m["saturated"] or m["rmse"] <= m["rmse_bound"] for m in lines[1:])
+
+
+def test_numbers_in_prose_are_counted():
+    from nano_ki import bench, config, language, world
+    from tutorials import check, run
+    millions = {}
+    for preset in ("laptop", "gpu", "big"):
+        c = config.make(device="cpu", preset=preset)
+        p = bench.parameters(c, language.FIRST_FAST + c.fast_vocab, c.rate * world.STEPS * 3 + 1)
+        millions[preset] = (p["vlm"] + p["vlm rest"]) / 1e6, sum(p.values()) / 1e6
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    scaling = " ".join((ROOT / "tutorials" / "11_scaling.md").read_text().split())
+    for text in (readme, scaling):
+        assert f"VLM of {millions['gpu'][0]:.0f} M parameters" in text and f"{millions['big'][1]:.0f} M parameters" in text
+    assert f"data/vlm.pt ({(ROOT / 'data' / 'vlm.pt').stat().st_size / 1e6:.1f} MB)" in readme
+    assert "under half a million parameters" in readme and millions["laptop"][0] < .5
+    assert f"{len(language.WORDS)} words" in readme
+    assert "Twelve pages" in readme and len(run.pages()) == 12
+    assert "Twenty exercises" in readme and len(check.CHECKS) == 20
+    assert "seven places for the stop-gradient" in readme
+    assert f"{len(world.KINDS['all'])} kinds" in readme and "twelve" in readme and len(world.KINDS["seen"]) == 12

@@ -2,11 +2,13 @@
 
     python -m tutorials.study_claims               # writes tutorials/results/README.md, its plots, and README's tables
     python -m tutorials.study_claims --latency     # measures question 2 (minutes; an idle machine)
+    python -m tutorials.study_claims --speed       # measures how long a step of each arm takes (the same)
 
 A test fails when the pages and the lines that they come from differ. Where nothing is measured yet, the page says so.
 """
 import argparse
 import json
+import tempfile
 import time
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 
 from nano_ki import checkpoint, draw, episodes, evaluate, world
 from nano_ki import config as configuration
-from nano_ki.compare import ARMS, RESULTS, difference, lines_of, pooled, rate_of
+from nano_ki.compare import ARMS, RESULTS, difference, lines_of, pooled, rate_of, seconds_a_step
 from nano_ki.evaluate import wilson
 from nano_ki.fast import FAST
 from nano_ki.model import VLA
@@ -24,9 +26,11 @@ PAGE, README = RESULTS / "README.md", ROOT / "README.md"
 SETS = (*world.TEST_SETS[:3], "new_shape", "new_both", "five_pucks", "only_colour_said", "only_shape_said")
 HORIZONS = (8, 16, 32, 50)
 LEVELS = (.5, .8)
+DRAWN = ("ki", "joint", "pi0", "frozen")       # arms in the plots; the tables have all
 # What each file of lines is, and the command that makes it.
 FILES = {
     "arms": "python -m nano_ki.compare",
+    "speed": "python -m tutorials.study_claims --speed",
     "rates": "python -m nano_ki.compare --search --steps 600",
     "latency": "python -m tutorials.study_claims --latency",
     "alpha": "python -m nano_ki.compare --arms ki joint --sweep alpha=.1,.3,3,10,30 --results tutorials/results/alpha.jsonl",
@@ -75,14 +79,13 @@ def mean(mine, *keys):
 
 
 def curve(mine, name):
-    """Success in the checks during training, and at the end: steps, seconds, pooled outcomes."""
+    """Success in the checks during training, and at the end: [(step, pooled outcome)]."""
     out = []
     for k, check in enumerate(mine[0]["checks"]):
         same = [m["checks"][k] for m in mine if k < len(m["checks"])]
         hits = np.concatenate([bits(c["success"][name]) for c in same])
-        out.append((check["step"], float(np.mean([c["seconds"] for c in same])), wilson(int(hits.sum()), len(hits))))
-    last = pooled(mine, "success", name)
-    return [*out, (mine[0]["steps"], mean(mine, "train_seconds"), last)]
+        out.append((check["step"], wilson(int(hits.sum()), len(hits))))
+    return [*out, (mine[0]["steps"], pooled(mine, "success", name))]
 
 
 def bits(r):
@@ -124,21 +127,45 @@ def ratio(ours, theirs, level, resamples=500):
     return f"{b / a:.2f} [{low:.2f}, {high:.2f}]"
 
 
+def drawn(lines, name, x=lambda step, mine: step):
+    """{arm: (xs, rates, lows, highs)} of success on a test set, for draw.curves."""
+    out = {}
+    for arm, mine in by_arm(lines).items():
+        if arm in DRAWN:
+            points = curve(mine, name)
+            out[arm] = ([x(step, mine) for step, _ in points], *([r[k] for _, r in points] for k in ("rate", "low", "high")))
+    return out
+
+
 def faster(lines):
     arms, rows = by_arm(lines), []
+    seconds = {m["arm"]: m["seconds"] for m in read("speed")}
     for arm, mine in arms.items():
         steps = [speed(mine, level) for level in LEVELS]
-        each = mean(mine, "train_seconds") / mine[0]["steps"]
+        each = seconds.get(arm)
         rows.append([arm, seeds_of(mine), *("never" if s is None else f"{s:.0f}" for s in steps),
-                     *("never" if s is None else f"{s * each:.0f}" for s in steps),
+                     "-" if each is None else f"{1000 * each:.0f}",
+                     *("-" if each is None else "never" if s is None else f"{s * each:.0f}" for s in steps),
                      *(ratio(arms["ki"], mine, level) if "ki" in arms else "-" for level in LEVELS)])
-    draw.curves({"success on seen, against steps": {a: ([s for s, _, _ in c], [r["rate"] for _, _, r in c]) for a, m in arms.items()
-                                                    for c in [curve(m, "seen")]},
-                 "the same, against seconds (one thread)": {a: ([s for _, s, _ in c], [r["rate"] for _, _, r in c])
-                                                            for a, m in arms.items() for c in [curve(m, "seen")]}},
+    timed = [m for m in lines if m["arm"] in seconds]
+    draw.curves({"success on seen, against steps": drawn(lines, "seen"),
+                 "the same, against seconds (one thread)": drawn(timed, "seen", lambda step, mine: step * seconds[mine[0]["arm"]])},
                 RESULTS / "faster.png", 640, 400, 2)
-    return table(["arm", "seeds", *(f"steps to {v}" for v in LEVELS), *(f"seconds to {v}" for v in LEVELS),
+    return table(["arm", "seeds", *(f"steps to {v}" for v in LEVELS), "ms a step", *(f"seconds to {v}" for v in LEVELS),
                   *(f"its steps / ki's, to {v}" for v in LEVELS)], rows)
+
+
+def measure_speed():
+    """Seconds a training step of each arm takes, one after the other, one thread. Writes speed.jsonl."""
+    arms = dict.fromkeys(m["arm"] for m in read("arms"))
+    with tempfile.TemporaryDirectory() as folder:
+        out = [{"arm": arm, "seconds": round(seconds_a_step(arm, [], folder, 1), 4)} for arm in arms]
+    write_lines("speed", out)
+
+
+def write_lines(name, lines):
+    text = "".join(json.dumps(m) + "\n" for m in lines)
+    checkpoint.write_whole(RESULTS / f"{name}.jsonl", lambda f: f.write(text.encode()))
 
 
 def median_ms(act, *inputs, repeats=20):
@@ -172,7 +199,7 @@ def measure_latency():
                         "flow_10": median_ms(model.act, image, prompt, None, 10),
                         "tokens_ms": median_ms(model.vlm.generate, image, prompt, count, model.allowed)})
         print(out[-1])
-    checkpoint.write_whole(RESULTS / "latency.jsonl", lambda f: f.write("".join(json.dumps(m) + "\n" for m in out).encode()))
+    write_lines("latency", out)
 
 
 def runs_faster(lines):
@@ -194,8 +221,7 @@ def generalises(lines):
         out += ["", table(["ki minus", *(s.replace("_", " ") for s in SETS)],
                           [[arm, *("{:+.2f} [{:+.2f}, {:+.2f}]".format(*d) if (d := difference(arms["ki"], mine, "success", s)) else "-"
                                    for s in SETS)] for arm, mine in arms.items() if arm != "ki"])]
-    draw.curves({s.replace("_", " "): {a: ([k[0] for k in c], [k[2]["rate"] for k in c]) for a, m in arms.items()
-                                       for c in [curve(m, s)]} for s in ("seen", "new_both")}, RESULTS / "generalises.png", 640, 400, 2)
+    draw.curves({f"success, {s.replace('_', ' ')}": drawn(lines, s) for s in ("seen", "new_both")}, RESULTS / "generalises.png", 640, 400, 2)
     return "\n".join(out)
 
 
@@ -212,7 +238,8 @@ def keeps(lines):
                      " / ".join(f"{mean(mine, 'readable', k):.2f}" for k in ("place", "colour", "shape"))])
     draw.curves({f"answers, {p}": {a: ([c["step"] for c in m[0]["checks"]],
                                        [np.mean([list(x["checks"][k]["vqa"][p].values()) for x in m])
-                                        for k in range(len(m[0]["checks"]))]) for a, m in arms.items()} for p in ("book", "robot")},
+                                        for k in range(len(m[0]["checks"]))]) for a, m in arms.items() if a in DRAWN}
+                 for p in ("book", "robot")},
                 RESULTS / "keeps.png", 640, 400, 2)
     return table(["where / colour / shape", "book, any word", "book, right category", "robot pictures, any word",
                   "robot pictures, right category", "robot where, first check", "linear map on the memory: place / colour / shape"], rows)
@@ -366,8 +393,12 @@ def write_between(path, name, new):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--latency", action="store_true", help="measure question 2")
-    if parser.parse_args().latency:
+    parser.add_argument("--speed", action="store_true", help="time a training step of each arm")
+    args = parser.parse_args()
+    if args.latency:
         measure_latency()
+    if args.speed:
+        measure_speed()
     new = page()
     checkpoint.write_whole(PAGE, lambda f: f.write(new.encode()))
     write_between(README, "arms", readme_table())
