@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -71,6 +72,11 @@ def total(value, device):
 def plain(value):
     """A tensor in one piece (FSDP2 keeps them cut up)."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def cut_like(value, p):
+    """A tensor that every rank holds whole, cut up as p is: the inverse of `plain`."""
+    return distribute_tensor(value.to(p.dtype), p.device_mesh, p.placements, src_data_rank=None) if hasattr(p, "full_tensor") else value
 
 
 def agree(value):
