@@ -5,9 +5,10 @@
 
 Smooth motion has few large coefficients, all at low frequency; the rest of the list is zeros, which
 byte-pair encoding swallows in long runs. The runs are longer still if quiet dimensions go to the back of
-the list as well: `order="use"` sorts it by how often each coefficient was not zero. Here the pairs are merged over an alphabet of *integers*
--A..A. A = ceil(gamma * reach * sqrt(H)): by Cauchy-Schwarz no chunk with |x| <= reach can leave it, so
-there are no unseen symbols. Every sequence drawn under `allowed` decodes. Needs numpy alone.
+the list as well: `order="use"` sorts it by how often each coefficient was not zero. Here the pairs are
+merged over an alphabet of *integers* -A..A. A = ceil(gamma * reach * sqrt(H)): by Cauchy-Schwarz no chunk
+with |x| <= reach can leave it, so there are no unseen symbols. Every sequence drawn under `allowed`
+decodes. Needs numpy alone.
 
 Try it: python -m nano_ki.fast [FILE.npz --horizon 30]          Read next: episodes.py
 """
@@ -35,8 +36,9 @@ class FAST:
     """horizon H, low and high [D] (mapped to -1 and 1), gamma, alphabet A, merges [M, 2] (token ids).
 
     order: a permutation of 0..H*D-1, place i of the list holds coefficient order[i] of the array [H, D]
-    (None: as it is, lowest frequency first). Token ids: 0..2A are the integers -A..A; 2A + 1 + m is merge m. `vocab` of them in all. `saturated`
-    counts the coefficients that the last `encode` had to clip to the alphabet.
+    (None: as it is, lowest frequency first). Token ids: 0..2A are the integers -A..A; 2A + 1 + m is merge
+    m; there are `vocab` of them in all. `saturated` counts the coefficients that the last `encode` had to
+    clip to the alphabet.
     """
 
     def __init__(self, horizon, low, high, gamma, alphabet, merges, order=None, transform="dct"):
@@ -218,6 +220,8 @@ class FAST:
     def from_state(cls, data, source="the state"):
         """The inverse of `state`. ValueError for anything else; source: its name in the message."""
         try:
+            if not isinstance(data, dict):
+                raise ValueError(f"a {type(data).__name__}")
             if data["format"] != "nano_ki FAST" or data["version"] != VERSION:
                 raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
             if data["checksum"] != _checksum({k: v for k, v in data.items() if k != "checksum"}):

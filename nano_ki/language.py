@@ -6,8 +6,9 @@ found in the same place when a command comes:
     [verb] [x] [y] [up/down] [goal] [shape] [colour]          "_" where a slot is empty
 
 The object's words come last, because an answer is read off the last token: what it names is then one
-attention away. (With up/down last, the VLM learned to find *a* puck, but not the right one.) x and y are location words <0>..<31>, one set for both axes. In a command they say where the finger is
-(the robot's state as text, as in pi0.5), in a question which place is meant. Ids from FIRST_FAST on
+attention away. (With up/down last, the VLM learned to find *a* puck, but not the right one.) x and y are
+location words <0>..<31>, one set for both axes. In a command they say where the finger is (the robot's
+state as text, as in pi0.5), in a question which place is meant. Ids from FIRST_FAST on
 belong to FAST action tokens, a block of their own from the start, so they never collide with words.
 
 Try it: python -m nano_ki.language          Read next: fast.py

@@ -51,10 +51,12 @@ class Muon(torch.optim.Muon):
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(p)
                 mean = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                same.setdefault(p.shape, []).append((p, ranks.plain(p.grad.lerp(mean, group["momentum"]))))   # (Nesterov)
+                update = p.grad.lerp(mean, group["momentum"])                              # (Nesterov)
+                same.setdefault(p.shape, []).append((p, ranks.plain(update)))
             for (rows, columns), pairs in same.items():
                 updates = torch.stack([u for _, u in pairs])
-                updates = orthogonal(updates.bfloat16() if updates.is_cuda else updates, group["ns_coefficients"], group["ns_steps"])
+                updates = updates.bfloat16() if updates.is_cuda else updates
+                updates = orthogonal(updates, group["ns_coefficients"], group["ns_steps"])
                 rate = group["lr"] * max(1, rows / columns) ** .5
                 for (p, _), update in zip(pairs, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(ranks.cut_like(update, p), alpha=rate)

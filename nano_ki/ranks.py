@@ -76,7 +76,9 @@ def plain(value):
 
 def cut_like(value, p):
     """A tensor that every rank holds whole, cut up as p is: the inverse of `plain`."""
-    return distribute_tensor(value.to(p.dtype), p.device_mesh, p.placements, src_data_rank=None) if hasattr(p, "full_tensor") else value
+    if not hasattr(p, "full_tensor"):
+        return value
+    return distribute_tensor(value.to(p.dtype), p.device_mesh, p.placements, src_data_rank=None)
 
 
 def agree(value):
