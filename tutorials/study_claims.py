@@ -33,13 +33,14 @@ FILES = {
     "speed": "python -m tutorials.study_claims --speed",
     "rates": "python -m nano_ki.compare --search --steps 600",
     "latency": "python -m tutorials.study_claims --latency",
-    "alpha": "python -m nano_ki.compare --arms ki joint --sweep alpha=.1,.3,3,10,30 --results tutorials/results/alpha.jsonl",
+    "alpha": "python -m nano_ki.compare --arms ki joint --sweep alpha=10 --seeds 0 --results tutorials/results/alpha.jsonl",
     "data": "python -m nano_ki.compare --arms ki joint pi0 frozen --sweep episodes=300,1000,3000,30000 "
             "--results tutorials/results/data.jsonl",
     "kinds": "python -m nano_ki.compare --arms ki joint pi0 frozen --sweep kinds=3,4,8,16,all "
              "--results tutorials/results/kinds.jsonl",
     "arms-four-kinds": "python -m nano_ki.compare, before the grain",
-    "teach": "python -m nano_ki.compare --arms ki pi0 --steps 600 --results tutorials/results/teach.jsonl",
+    "teach": "python -m nano_ki.compare --arms ki_no_vlm pi0 --seeds 0 --sweep vlm-rate=.003,.01 --steps 600 --vlm-adam .01 "
+             "--results tutorials/results/teach.jsonl",
 }
 
 
@@ -63,6 +64,11 @@ def table(head, rows):
 
 def seeds_of(mine):
     return len({m["seed"] for m in mine})
+
+
+def value_of(line, flag):
+    """What a flag was set to in a run (where it is given twice, the last one counts)."""
+    return dict(zip(line["flags"], line["flags"][1:], strict=False))[flag]
 
 
 def mean(mine, *keys):
@@ -250,7 +256,7 @@ def dial(lines):
     rows, charts = [], {}
 
     def alpha(m):
-        return float(m["flags"][m["flags"].index("--alpha") + 1]) if "--alpha" in m["flags"] else 1.
+        return float(value_of(m, "--alpha")) if "--alpha" in m["flags"] else 1.
     for arm, mine in by_arm([*lines, *at_one]).items():
         for a in sorted({alpha(m) for m in mine}):
             these = [m for m in mine if alpha(m) == a]
@@ -265,9 +271,8 @@ def swept_table(flag):
     def make(lines):
         rows = []
         for arm, mine in by_arm(lines).items():
-            values = list(dict.fromkeys(m["flags"][m["flags"].index(flag) + 1] for m in mine))
-            for value in values:
-                these = [m for m in mine if m["flags"][m["flags"].index(flag) + 1] == value]
+            for value in dict.fromkeys(value_of(m, flag) for m in mine):
+                these = [m for m in mine if value_of(m, flag) == value]
                 rows.append([arm, value, seeds_of(these), *(text(pooled(these, "success", s)) for s in world.TEST_SETS)])
         return table(["arm", flag.strip("-"), "seeds", *(s.replace("_", " ") for s in world.TEST_SETS)], rows)
     return make
@@ -290,9 +295,10 @@ def why(lines):
 
 
 def teach(lines):
-    rows = [[m["arm"], m["seed"], " ".join(m["flags"]), m["steps"], *(text(m["success"][s]) for s in world.TEST_SETS),
-             " / ".join(f"{v:.2f}" for v in m["vqa_after_robot"].values())] for m in lines]
-    return table(["arm", "seed", "flags", "steps", *(s.replace("_", " ") for s in world.TEST_SETS), "VQA robot pictures"], rows)
+    rows = [[arm, value_of(m, "--vlm-rate"), m["steps"], *(text(m["success"][s]) for s in world.TEST_SETS),
+             " / ".join(f"{v:.2f}" for v in m["readable"].values())] for arm, mine in by_arm(lines).items() for m in mine]
+    return table(["arm", "VLM rate", "steps", *(s.replace("_", " ") for s in world.TEST_SETS),
+                  "linear map on the memory: place / colour / shape"], rows)
 
 
 def searched(lines):
