@@ -49,7 +49,7 @@ def test_the_page_and_readme_are_made_from_the_lines(monkeypatch, tmp_path):
 def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     lines = [run(a, s, v) for a, v in (("ki", 1.), ("pi0", .8), ("joint", .9)) for s in (0, 1, 2)]
     rates = ["--vlm-rate", "0.001", "--vlm-adam", "0.001"]
-    sweeps = {"alpha": ["--alpha", "10"], "data": ["--episodes", "300"], "kinds": ["--kinds", "3"], "rates": rates, "teach": [*rates, "--vlm-rate", ".01"], "arms-four-kinds": []}
+    sweeps = {"alpha": ["--alpha", "10"], "data": ["--episodes", "300"], "kinds": ["--kinds", "3"], "rates": rates, "arms-four-kinds": []}
     (tmp_path / "latency.jsonl").write_text(json.dumps(
         {"horizon": 8, "tokens": 7, "flow_5": 6., "flow_10": 11., "tokens_ms": 20.}) + "\n")
     for name, flags in sweeps.items():
@@ -59,7 +59,8 @@ def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     page = study_claims.page()
     (tmp_path / "speed.jsonl").write_text('{"arm": "ki", "seconds": 0.5}\n')
     assert "| ki | 3 |" in study_claims.faster(lines) and "| 500 |" in study_claims.faster(lines)
-    assert "| ki | .01 | 1200 |" in study_claims.teach(lines_of(tmp_path / "teach.jsonl"))      # (the last rate given)
+    assert study_claims.value_of({"flags": ["--a", "1", "--b", "3", "--a", "2"]}, "--a") == "2"      # (the last one given)
+    assert "| flow | pi0 | 0.01 | 3 |" in study_claims.teach(lines) and "FAST" not in study_claims.teach(lines).split("\n", 1)[1]
     assert "Not measured" not in page and page.count("\n## ") == len(study_claims.QUESTIONS)
     assert {p.name for p in tmp_path.glob("*.png")} == {q[3] for q in study_claims.QUESTIONS if q[3]}
     for block in re.findall(r"(?:^\|.*\n)+", page, re.M):                    # every row has the columns of its head

@@ -139,3 +139,17 @@ def test_numbers_in_prose_are_counted():
     assert "Twenty exercises" in readme and len(check.CHECKS) == 20
     assert "seven places for the stop-gradient" in readme
     assert f"{len(world.KINDS['all'])} kinds" in readme and "twelve" in readme and len(world.KINDS["seen"]) == 12
+
+
+def test_the_default_run_that_is_shown_is_of_this_world():
+    """Its VLM, before training, answered what the shipped one answers now about the robot's pictures as they are now."""
+    from nano_ki import config, evaluate, pretrain
+    shown = json.loads((ROOT / "tutorials" / "results" / "default_run.json").read_text())
+    c = config.make(device="cpu", preset="laptop")
+    vlm = pretrain.new_vlm(c)
+    pretrain.load_vlm(vlm, c.vlm, c)
+    now = evaluate.vqa(vlm, "robot", c.scenes, c.image, pucks=c.pucks, grain=c.grain)
+    assert shown["vqa_before_robot"] == pytest.approx(now, abs=.02)
+    assert (shown["recipe"], shown["preset"], shown["steps"], shown["seed"]) == ("ki", "laptop", c.steps, c.seed)
+    readme = (ROOT / "README.md").read_text()
+    assert f"{shown['train_seconds']:.0f} s of training, {shown['total_seconds']:.0f} s in all, {shown['peak_rss_mib']} MiB" in readme
