@@ -152,7 +152,8 @@ def plan_table(peak=1e15, reach=.4, link=50e9):
 
 def matrix_peak(c):
     """FLOP/s that a large matrix product reaches here, in the precision of c's training step: best of 5."""
-    size = 8192 if c.device == "cuda" else 2048
+    # (A CPU without bfloat16 units takes minutes for a large product in it.)
+    size = 8192 if c.device == "cuda" else 512 if c.bfloat16 else 2048
     a = torch.randn(size, size, device=c.device, dtype=torch.bfloat16 if c.bfloat16 else torch.float32)
     best = float("inf")
     for _ in range(6):
