@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 from conftest import ROOT
-from PIL import Image
 
 from nano_ki import evaluate
 from nano_ki.compare import RESULTS, lines_of
@@ -29,16 +28,10 @@ def run(arm="ki", seed=0, speed=1., flags=()):
             "moved": {"vision encoder": .1, "head": .2}}
 
 
-def pixels(path):
-    return np.asarray(Image.open(path).convert("RGB"), float)
-
-
 def test_the_page_and_readme_are_made_from_the_lines(monkeypatch, tmp_path):
-    plots = {p.name: pixels(p) for p in RESULTS.glob("*.png")}
+    plots = {p.name: p.read_bytes() for p in RESULTS.glob("*.png")}
     assert study_claims.page() == study_claims.PAGE.read_text()
-    for name, drawn in plots.items():
-        again = pixels(RESULTS / name)
-        assert again.shape == drawn.shape and np.abs(again - drawn).mean() < 1, name       # (letters differ by version)
+    assert plots == {p.name: p.read_bytes() for p in RESULTS.glob("*.png")}
     assert f"<!-- arms -->\n{study_claims.readme_table()}\n<!-- /arms -->" in (ROOT / "README.md").read_text()
     lines = lines_of(RESULTS / "arms.jsonl") or [run()]
     wrong = [{**m, "success": {k: {**v, "scenes": "00" * (len(v["scenes"]) // 2)} for k, v in m["success"].items()}} for m in lines]
