@@ -42,7 +42,8 @@ def test_the_page_and_readme_are_made_from_the_lines(monkeypatch, tmp_path):
 def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     lines = [run(a, s, v) for a, v in (("ki", 1.), ("pi0", .8), ("joint", .9)) for s in (0, 1, 2)]
     rates = ["--vlm-rate", "0.001", "--vlm-adam", "0.001"]
-    sweeps = {"alpha": ["--alpha", "10"], "data": ["--episodes", "300"], "kinds": ["--kinds", "3"], "rates": rates, "arms-four-kinds": []}
+    sweeps = {"alpha": ["--alpha", "10"], "data": ["--episodes", "300"], "kinds": ["--kinds", "3"], "rates": rates, "arms-four-kinds": [],
+              "teach": ["--gamma", "40"]}
     (tmp_path / "latency.jsonl").write_text(json.dumps(
         {"horizon": 8, "tokens": 7, "flow_5": 6., "flow_10": 11., "tokens_ms": 20.}) + "\n")
     for name, flags in sweeps.items():
@@ -52,8 +53,13 @@ def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     page = study_claims.page()
     (tmp_path / "speed.jsonl").write_text('{"arm": "ki", "seconds": 0.5}\n')
     assert "| ki | 3 |" in study_claims.faster(lines) and "| 500 |" in study_claims.faster(lines)
-    assert study_claims.value_of({"flags": ["--a", "1", "--b", "3", "--a", "2"]}, "--a") == "2"      # (the last one given)
-    assert "| flow | pi0 | 0.01 | 3 |" in study_claims.teach(lines) and "FAST" not in study_claims.teach(lines).split("\n", 1)[1]
+    assert study_claims.config_of(run(flags=["--gamma", "4", "--alpha", "2", "--gamma", "3"])).gamma == 3      # (the last one given)
+    taught = study_claims.teach(lines)
+    assert "| flow | 0.01 | 1200 | - | 3 |" in taught and "| flow, gamma 40.0 | 0.01 | 1200 | - | 3 |" in taught and "FAST" not in taught
+    swept = study_claims.how_rich([run("ki", 0, .5, ["--kinds", "3"])])
+    assert [re.match(r"\| ki \| (\w+) \| (\d) ", row).groups() for row in swept.splitlines()[2:]] == [("3", "1"), ("seen", "3")]
+    assert [row.split("|")[1:5] for row in study_claims.ablation(lines).splitlines()[2:]] == [
+        [" yes ", " yes ", " yes ", " joint "], [" yes ", " yes ", "  ", " ki "], ["  ", "  ", " yes ", " pi0 "]]
     assert "Not measured" not in page and page.count("\n## ") == len(study_claims.QUESTIONS)
     assert {p.name for p in tmp_path.glob("*.png")} == {q[3] for q in study_claims.QUESTIONS if q[3]}
     for block in re.findall(r"(?:^\|.*\n)+", page, re.M):                    # every row has the columns of its head
@@ -65,7 +71,7 @@ def test_steps_to_a_level():
     assert study_claims.first_at([(100, .2), (200, .6), (300, .4)], .5) == pytest.approx(175)
     assert study_claims.first_at([(100, .2)], .5) is None
     ours, theirs = ([run(a, s, v) for s in (0, 1, 2)] for a, v in (("ki", 1.), ("pi0", .5)))
-    assert study_claims.speed(ours, .5) == pytest.approx(500, rel=.15) and study_claims.speed(theirs, .5) == pytest.approx(1000, rel=.15)
+    assert study_claims.speed(study_claims.climb(ours), .5) == pytest.approx(500, rel=.15) and study_claims.speed(study_claims.climb(theirs), .5) == pytest.approx(1000, rel=.15)
     middle, low, high = map(float, re.findall(r"[\d.]+", study_claims.ratio(ours, theirs, .5)))
     assert low < 2 < high and low < middle < high and study_claims.ratio(ours, ours, .8).startswith("1.00")
     assert study_claims.ratio(ours, theirs, .9) == "-"

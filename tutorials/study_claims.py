@@ -35,10 +35,12 @@ FILES = {
     "rates": "python -m nano_ki.compare --search --steps 600",
     "latency": "python -m tutorials.study_claims --latency",
     "alpha": "python -m nano_ki.compare --arms joint --sweep alpha=100 --seeds 0 --results tutorials/results/alpha.jsonl",
-    "data": "python -m nano_ki.compare --arms ki joint pi0 frozen --sweep episodes=300,1000,3000,30000 "
+    "data": "python -m nano_ki.compare --arms ki joint pi0 frozen --seeds 0 --check-every 0 --sweep episodes=300,1500 "
             "--results tutorials/results/data.jsonl",
-    "kinds": "python -m nano_ki.compare --arms ki joint pi0 frozen --sweep kinds=3,4,8,16,all "
+    "kinds": "python -m nano_ki.compare --arms ki joint pi0 frozen --seeds 0 --check-every 0 --sweep kinds=3,all "
              "--results tutorials/results/kinds.jsonl",
+    "teach": "python -m nano_ki.compare --arms ki_no_vlm pi0 --seeds 0 --steps 600 --sweep gamma=4,6,40 "
+             "--results tutorials/results/teach.jsonl",
     "arms-four-kinds": "python -m nano_ki.compare, before the grain",
 }
 
@@ -65,9 +67,14 @@ def seeds_of(mine):
     return len({m["seed"] for m in mine})
 
 
-def value_of(line, flag):
-    """What a flag was set to in a run (where it is given twice, the last one counts)."""
-    return dict(zip(line["flags"], line["flags"][1:], strict=False))[flag]
+def config_of(line):
+    """The Config that a run had: its arm's flags, and what was changed."""
+    return configuration.parse([*ARMS[line["arm"]][0], *line["flags"], "--device", "cpu"])
+
+
+def answers(mine, *keys):
+    """Right answers by kind, mean over lines: "where / colour / shape"."""
+    return " / ".join(f"{mean(mine, *keys, k):.2f}" for k in ("where", "colour", "shape"))
 
 
 def mean(mine, *keys):
@@ -107,23 +114,28 @@ def first_at(points, level):
     return None
 
 
-def speed(mine, level, rng=None):
-    """Steps to `level` of success on seen, from the checks; rng: of one bootstrap resample of seeds and scenes."""
-    pick = range(len(mine)) if rng is None else rng.integers(len(mine), size=len(mine))
-    chosen, points = [mine[i] for i in pick], []
-    scenes = None
-    for k, check in enumerate(mine[0]["checks"]):
-        won = np.stack([bits(m["checks"][k]["success"]["seen"]) for m in chosen])
-        if scenes is None:
-            scenes = np.arange(won.shape[1]) if rng is None else rng.integers(won.shape[1], size=won.shape[1])
-        points.append((check["step"], won[:, scenes].mean()))
-    end = np.mean([m["success"]["seen"]["rate"] for m in chosen])
-    return first_at([*points, (mine[0]["steps"], end)], level)
+def climb(mine):
+    """Success on seen in the checks and at the end: (steps [C + 1], outcomes in the checks [C, seeds, scenes], rates at
+    the end [seeds])."""
+    checks = range(len(mine[0]["checks"]))
+    return ([*(mine[0]["checks"][k]["step"] for k in checks), mine[0]["steps"]],
+            np.array([[bits(m["checks"][k]["success"]["seen"]) for m in mine] for k in checks]),
+            np.array([m["success"]["seen"]["rate"] for m in mine]))
+
+
+def speed(climbed, level, rng=None):
+    """Steps to `level` of success on seen, from a climb; rng: of one bootstrap resample of its seeds and scenes."""
+    steps, won, end = climbed
+    if rng is not None:
+        pick, scenes = rng.integers(len(end), size=len(end)), rng.integers(won.shape[2], size=won.shape[2])
+        won, end = won[:, pick][:, :, scenes], end[pick]
+    return first_at(list(zip(steps, [*won.mean((1, 2)), end.mean()], strict=True)), level)
 
 
 def ratio(ours, theirs, level, resamples=500):
     """Steps of `theirs` over steps of `ours` to `level`: "1.5 [1.2, 1.9]", 95 % bootstrap; "-" where one never gets there."""
-    a, b, rng = speed(ours, level), speed(theirs, level), np.random.default_rng(0)
+    ours, theirs, rng = climb(ours), climb(theirs), np.random.default_rng(0)
+    a, b = speed(ours, level), speed(theirs, level)
     if a is None or b is None:
         return "-"
     pairs = [(speed(ours, level, rng), speed(theirs, level, rng)) for _ in range(resamples)]
@@ -146,7 +158,7 @@ def faster(lines):
     arms, rows = by_arm(lines), []
     seconds = {m["arm"]: m["seconds"] for m in read("speed")}
     for arm, mine in arms.items():
-        steps = [speed(mine, level) for level in LEVELS]
+        steps = [speed(climb(mine), level) for level in LEVELS]
         each = seconds.get(arm)
         rows.append([arm, seeds_of(mine), *("never" if s is None else f"{s:.0f}" for s in steps),
                      "-" if each is None else f"{1000 * each:.0f}",
@@ -231,10 +243,7 @@ def generalises(lines):
 
 
 def keeps(lines):
-    arms, kinds, rows = by_arm(lines), ("where", "colour", "shape"), []
-
-    def answers(mine, *keys):
-        return " / ".join(f"{mean(mine, *keys, k):.2f}" for k in kinds)
+    arms, rows = by_arm(lines), []
     some = next(iter(arms.values()))
     rows.append(["*before training*", answers(some, "vqa_before"), "", answers(some, "vqa_before_robot"), "", "", ""])
     for arm, mine in arms.items():
@@ -251,33 +260,22 @@ def keeps(lines):
 
 
 def dial(lines):
-    at_one = [m for m in read("arms") if m["arm"] in ("ki", "joint")]
-    rows, charts = [], {}
-
-    def alpha(m):
-        return float(value_of(m, "--alpha")) if "--alpha" in m["flags"] else 1.
-    for arm, mine in by_arm([*lines, *at_one]).items():
-        for a in sorted({alpha(m) for m in mine}):
-            these = [m for m in mine if alpha(m) == a]
-            rows.append([arm, a, seeds_of(these), *(text(pooled(these, "success", s)) for s in world.TEST_SETS),
-                         " / ".join(f"{mean(these, 'vqa_after', k):.2f}" for k in ("where", "colour", "shape"))])
-        charts[arm] = ([np.log10(r[1]) for r in rows if r[0] == arm], [float(r[3].split()[0]) for r in rows if r[0] == arm])
-    draw.curves({"success on seen, against log10 alpha": charts}, RESULTS / "dial.png", 640, 400)
-    return table(["arm", "alpha", "seeds", *(s.replace("_", " ") for s in world.TEST_SETS), "VQA book"], rows)
+    return swept(lines, "alpha", "log10 alpha", ("seen", "new_both"), "dial.png", np.log10)
 
 
 def toggled(lines):
     """The stop-gradient alone: with and without it, everything else equal, in each setting that has both."""
-    alpha, rows = read("alpha"), []
-    settings = [("as it comes", lines, "ki", "joint"), ("without VLM data", lines, "ki_no_vlm", "joint_no_vlm")]
-    settings += [(f"alpha {a}", [m for m in alpha if value_of(m, "--alpha") == a], "ki", "joint")
-                 for a in dict.fromkeys(value_of(m, "--alpha") for m in alpha)]
+    alpha, rows = [(config_of(m).alpha, m) for m in read("alpha")], []
+    settings = [(name, lines, *pair) for name, *pair in (
+        ("as it comes", "ki", "joint"), ("without VLM data", "ki_no_vlm", "joint_no_vlm"), ("without FAST", "ki_no_fast", "pi0_vlm"),
+        ("without either (each at its rate)", "frozen", "pi0"), ("the expert joins half way", "two_stage", "two_stage_joint"))]
+    settings += [(f"alpha {a:g}", [m for b, m in alpha if b == a], "ki", "joint") for a in sorted({a for a, _ in alpha})]
     for name, mine, *pair in settings:
         with_stop, without = ([m for m in mine if m["arm"] == arm] for arm in pair)
         if with_stop and without:
             rows.append([name, len({m["seed"] for m in with_stop} & {m["seed"] for m in without}),
                          *(signed(difference(with_stop, without, "success", s)) for s in world.TEST_SETS),
-                         *(" / ".join(f"{mean(m, 'vqa_after', k):.2f}" for k in ("where", "colour", "shape")) for m in (with_stop, without))])
+                         answers(with_stop, "vqa_after"), answers(without, "vqa_after")])
     return table(["with minus without stop-gradient", "seeds", *(s.replace("_", " ") for s in world.TEST_SETS),
                   "answers, book: with", "without"], rows)
 
@@ -286,15 +284,44 @@ def signed(d):
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*d) if d else "-"
 
 
-def swept_table(flag):
-    def make(lines):
-        rows = []
-        for arm, mine in by_arm(lines).items():
-            for value in dict.fromkeys(value_of(m, flag) for m in mine):
-                these = [m for m in mine if value_of(m, flag) == value]
-                rows.append([arm, value, seeds_of(these), *(text(pooled(these, "success", s)) for s in world.TEST_SETS)])
-        return table(["arm", flag.strip("-"), "seeds", *(s.replace("_", " ") for s in world.TEST_SETS)], rows)
-    return make
+def swept(lines, name, axis, sets, plot, place):
+    """Success against one setting, arm by arm: a table, and a plot of two test sets. The arms of question 3, which
+    have the setting's default, are part of it. place: value of the setting -> place on the axis."""
+    rows, charts = [], {s: {} for s in sets}
+    usual = [m for m in read("arms") if m["arm"] in {"ki", *(m["arm"] for m in lines)}]
+    for arm, mine in by_arm([*lines, *usual]).items():
+        values = [getattr(config_of(m), name) for m in mine]
+        at = {v: [m for m, w in zip(mine, values, strict=True) if v == w] for v in sorted(set(values), key=place)}
+        rows += [[arm, v, seeds_of(these), *(text(pooled(these, "success", s)) for s in world.TEST_SETS), answers(these, "vqa_after")]
+                 for v, these in at.items()]
+        for s in sets:
+            rates = [pooled(these, "success", s) for these in at.values()]
+            charts[s][arm] = ([place(v) for v in at], *([r[k] for r in rates] for k in ("rate", "low", "high")))
+    draw.curves({f"success, {s.replace('_', ' ')}, against {axis}": chart for s, chart in charts.items()}, RESULTS / plot, 640, 400, 2)
+    return table(["arm", name, "seeds", *(s.replace("_", " ") for s in world.TEST_SETS), "answers, book"], rows)
+
+
+def how_much(lines):
+    return swept(lines, "episodes", "log10 demonstrations", ("seen", "new_both"), "data.png", np.log10)
+
+
+def how_rich(lines):
+    shown_all = [{**m, "arm": "ki", "flags": [*m["flags"], *ARMS["reference"][0]]} for m in read("arms") if m["arm"] == "reference"]
+    return swept([*lines, *shown_all], "kinds", "kinds of object shown", ("new_colour", "new_both"), "kinds.png", lambda k: len(world.KINDS[k]))
+
+
+def ablation(lines):
+    """What teaches the VLM in each arm, and what comes out."""
+    rows = []
+    for arm, mine in by_arm(lines).items():
+        c = config_of(mine[0])
+        if not (c.expert_from or c.expert_sees_fast or c.blind or c.kinds != Config.kinds or c.tokens != Config.tokens):
+            flow = c.flow_loss and not c.insulate and not c.freeze
+            rows.append(["yes" if c.vlm_samples else "", "yes" if c.fast_loss else "", "yes" if flow else "", arm, seeds_of(mine),
+                         *(text(pooled(mine, "success", s)) for s in world.TEST_SETS),
+                         answers(mine, "vqa_after"), answers(mine, "vqa_after_robot")])
+    return table(["questions", "FAST", "flow", "arm", "seeds", *(s.replace("_", " ") for s in world.TEST_SETS), "answers, book",
+                  "answers, robot pictures"], sorted(rows, key=lambda r: r[:3], reverse=True))
 
 
 def why(lines):
@@ -306,6 +333,14 @@ def why(lines):
                 rows.append([arm, f"{which}, step {mine[0]['checks'][c]['step']}",
                              *(f"{mean(mine, 'checks', c, 'pull', p, 'flow'):.3f} / {mean(mine, 'checks', c, 'pull', p, 'ce'):.2f} / "
                                f"{mean(mine, 'checks', c, 'pull', p, 'cosine'):+.2f}" for p in parts)])
+    charts = {"gradient of flow / of cross-entropy, on the VLM": {}, "cosine of the two": {}}
+    for arm in ("ki", "joint", "ki_no_vlm", "pi0_vlm"):
+        if mine := arms.get(arm):
+            steps = [c["step"] for c in mine[0]["checks"]]
+            flow, ce, cosine = (np.array([mean(mine, "checks", k, "pull", "VLM", v) for k in range(len(steps))]) for v in ("flow", "ce", "cosine"))
+            for chart, ys in zip(charts.values(), (flow / ce, cosine), strict=True):
+                chart[arm] = (steps, ys)
+    draw.curves(charts, RESULTS / "why.png", 640, 400, 2)
     out = [table(["flow / cross-entropy / cosine", "when", *parts], rows)] if rows else []
     names = list(next(iter(arms.values()))[0]["moved"])
     out += ["", table(["moved, \\|now - start\\| / \\|start\\|", *names],
@@ -314,17 +349,30 @@ def why(lines):
 
 
 def teach(lines):
-    """The arms without VLM data: what teaches the VLM is FAST alone, flow alone, both or nothing."""
-    rows, arms = [], by_arm(lines)
-    for arm, teacher in (("ki_no_vlm", "FAST"), ("pi0", "flow"), ("joint_no_vlm", "FAST and flow"), ("frozen", "nothing")):
-        if mine := arms.get(arm):
-            rate = value_of(mine[0], "--vlm-rate") if "--vlm-rate" in mine[0]["flags"] else f"{Config.vlm_rate:g}"
-            rows.append([teacher, arm, "-" if arm == "frozen" else rate, seeds_of(mine),
-                         *("never" if (x := speed(mine, level)) is None else f"{x:.0f}" for level in LEVELS),
-                         *(text(pooled(mine, "success", s)) for s in ("seen", "new_both")),
-                         " / ".join(f"{mean(mine, 'readable', k):.2f}" for k in ("place", "colour", "shape"))])
-    return table(["the VLM learns from", "arm", "VLM rate", "seeds", *(f"steps to {v} on seen" for v in LEVELS), "seen", "new both",
-                  "linear map on the memory: place / colour / shape"], rows)
+    """Who teaches the VLM: FAST alone, flow alone, both or nothing. Arms without VLM data, then short runs of the first
+    two in which one thing is changed."""
+    rows, charts = [], {}
+    teachers = {"ki_no_vlm": "FAST", "pi0": "flow", "joint_no_vlm": "FAST and flow", "frozen": "nothing"}
+    groups = {}
+    for m in (*lines, *read("teach")):
+        if m["arm"] in teachers:
+            groups.setdefault((list(teachers).index(m["arm"]), tuple(m["flags"])), []).append(m)
+    for (k, _), mine in sorted(groups.items(), key=lambda g: (-g[1][0]["steps"], g[0])):
+        c, teacher = config_of(mine[0]), list(teachers.values())[k]
+        changed = [f"{name.replace('_', ' ')} {getattr(c, name)}" for name in ("tokens", "gamma", "rate", "fast_vocab")
+                   if getattr(c, name) != getattr(Config, name)]
+        rows.append([", ".join([teacher, *changed]), "-" if c.freeze else f"{c.vlm_rate:g}", c.steps,
+                     f"{mean(mine, 'tokens_per_chunk'):.1f}" if c.fast_loss else "-", seeds_of(mine),
+                     *("never" if (x := speed(climb(mine), level)) is None else f"{x:.0f}" for level in LEVELS),
+                     *(text(pooled(mine, "success", s)) for s in ("seen", "new_both")),
+                     " / ".join(f"{mean(mine, 'readable', k):.2f}" for k in ("place", "colour", "shape"))])
+        if not changed:
+            points = curve(mine, "seen")
+            charts.setdefault(f"success on seen, {c.steps} steps", {})[teacher if c.freeze else f"{teacher}, rate {rows[-1][1]}"] = (
+                [x for x, _ in points], *([r[k] for _, r in points] for k in ("rate", "low", "high")))
+    draw.curves(charts, RESULTS / "teach.png", 640, 400, 2)
+    return table(["the VLM learns from", "VLM rate", "steps", "tokens a chunk", "seeds", *(f"steps to {v} on seen" for v in LEVELS),
+                  "seen", "new both", "linear map on the memory: place / colour / shape"], rows)
 
 
 def searched(lines):
@@ -333,7 +381,7 @@ def searched(lines):
         for m in sorted(mine, key=rate_of):
             rows.append([arm, rate_of(m), m["steps"], *(text(m["success"][s]) for s in world.TEST_SETS),
                          f"{np.mean([m['success'][s]['rate'] for s in world.TEST_SETS]):.3f}",
-                         " / ".join(f"{v:.2f}" for v in m["vqa_after"].values())])
+                         answers([m], "vqa_after")])
     return table(["arm", "VLM rate", "steps", *(s.replace("_", " ") for s in world.TEST_SETS), "mean of the four", "answers, book"], rows)
 
 
@@ -366,7 +414,7 @@ QUESTIONS = [
      "rate, loses .3 of the shapes and learns half as much. Without VLM data no question is answered any more after 200 steps, and "
      "restricted to the right category the answers are guesses (1/8, 1/6); yet a linear map still reads the colour, and half of the places, "
      "off the memory. What was lost first is the way from features to words."),
-    ("5. Both losses needed? VLM data needed?", "arms", None, None,
+    ("5. Both losses needed? VLM data needed?", "arms", ablation, None,
      "The rows of questions 3 and 4. VLM data: yes, for everything beyond what was shown. FAST tokens in place of the flow gradient (`ki` "
      "against `pi0`): better on what was shown. VLM data without FAST (`ki_no_fast`, `pi0_vlm`) has not been run yet, so whether FAST is "
      "needed next to questions is open."),
@@ -380,13 +428,13 @@ QUESTIONS = [
      "the answers, insulated or not. It matters where flow is all there is: `pi0` at `ki`'s rate answers .18 / .48 / .38 of the "
      "questions about the book after 600 steps (the search, below), and its insulated twin is `frozen`, which keeps all of them and half of "
      "the success. The stop-gradient is half of an idea; the other half is the VLM's own loss with questions in it."),
-    ("7a. How much data?", "data", swept_table("--episodes"), None, ""),
-    ("7b. How rich?", "kinds", swept_table("--kinds"), None, ""),
-    ("8. Why?", "arms", why, None,
+    ("7a. How much data?", "data", how_much, "data.png", ""),
+    ("7b. How rich?", "kinds", how_rich, "kinds.png", ""),
+    ("8. Why?", "arms", why, "why.png",
      "The flow loss pulls the VLM a fifth as hard as the cross-entropy at step 100, and slightly against it (cosine -.1); at the end a "
      "twentieth as hard, and along with it (+.2 to +.4). Most of that is in the vision encoder. So there is little to insulate "
      "from as long as there is a cross-entropy. Weights moved with the rate: a third and more of their length in `ki`, a twentieth in `pi0`."),
-    ("9. Who teaches the VLM new sights faster?", "arms", teach, None,
+    ("9. Who teaches the VLM new sights faster?", "arms", teach, "teach.png",
      "FAST tokens, a little: alone or with flow beside them they reach .8 on what was shown in 700 steps, flow alone in 890 (one seed "
      "against three, each at its own rate). Off the memory, places are read a little better after flow, which moved the VLM less; FAST "
      "without questions ruins what was known of new kinds, flow at its low rate does not. The prototype's reverse does not show. Rates differ (.001 for flow was best for "
@@ -432,8 +480,6 @@ def readme_table():
                  [[f"**{a}**: {ARMS[a][1]}", seeds_of(m), *(text(pooled(m, "success", s)) for s in world.TEST_SETS)]
                   for a, m in arms.items()]), ""]
 
-    def answers(mine, key):
-        return " / ".join(f"{mean(mine, key, k):.2f}" for k in ("where", "colour", "shape"))
     some = next(iter(arms.values()))
     rows = [["*before training*", "", answers(some, "vqa_before"), answers(some, "vqa_before_robot")]]
     rows += [[f"**{a}**", f"{text(pooled(m, 'right_puck', 'seen'))} / {text(pooled(m, 'right_puck', 'new_both'))}",
