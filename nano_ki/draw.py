@@ -17,43 +17,46 @@ def curves(charts, path, width=480, height=300, columns=4):
     for error bars; curves with no points are left out."""
     columns = min(columns, len(charts))
     sheet = Image.new("RGB", (width * columns, height * -(-len(charts) // columns)), PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for i, (title, lines) in enumerate(charts.items()):
         left, top = i % columns * width + 52, i // columns * height + 50
-        right, bottom = left + width - 68, top + height - 80
-        lines = {name: np.array(values, float) for name, values in lines.items() if len(values[0])}
-        pen.text((left, top - 44), title, INK, font)
-        if not lines:
-            pen.text((left, top), "no data", GREY, font)
-            continue
-        xs, ys = np.concatenate([v[0] for v in lines.values()]), np.concatenate([v[1:].ravel() for v in lines.values()])
-        x0, x1, y0 = xs.min(), xs.max(), min(0, ys.min())
-        step = nice((ys.max() - y0) / 4)
-        y0, y1 = np.floor(y0 / step) * step, np.ceil(ys.max() / step - 1e-9) * step
-        x1, y1 = x1 if x1 > x0 else x0 + 1, y1 if y1 > y0 else y0 + step
-
-        def place(x, y, box=(left, right, bottom, top), x0=x0, x1=x1, y0=y0, y1=y1):
-            left, right, bottom, top = box
-            return left + (x - x0) / (x1 - x0) * (right - left), bottom - (y - y0) / (y1 - y0) * (bottom - top)
-        for value in np.arange(y0, y1 + step / 2, step):
-            y = place(x0, value)[1]
-            pen.line((left, y, right, y), (225, 225, 225))
-            pen.text((left - 6, y), f"{value:.3g}" if abs(value) > 1e-9 else "0", GREY, font, "rm")
-        for x, anchor, value in ((left, "la", x0), (right, "ra", x1)):
-            pen.text((x, bottom + 8), f"{value:.4g}", GREY, font, anchor)
-        name_x = left
-        for k, (name, values) in enumerate(lines.items()):
-            points, colour = list(zip(*place(values[0], values[1]), strict=True)), LINES[k % len(LINES)]
-            for x, low, high in values[[0, 2, 3]].T if len(values) == 4 else ():
-                pen.line((*place(x, low), *place(x, high)), colour, 1)
-            pen.line(points, colour, 2)
-            if len(points) < 30:
-                for x, y in points:
-                    pen.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
-            if len(lines) > 1:
-                pen.text((name_x, top - 24), name, colour, font)
-                name_x += pen.textlength(name, font) + 14
+        _chart(ImageDraw.Draw(sheet), title, lines, left, top, left + width - 68, top + height - 80)
     _save(sheet, path)
+
+
+def _chart(pen, title, lines, left, top, right, bottom):
+    """One chart of `curves`; the box is in pixels."""
+    font = ImageFont.load_default(13)
+    lines = {name: np.array(values, float) for name, values in lines.items() if len(values[0])}
+    pen.text((left, top - 44), title, INK, font)
+    if not lines:
+        pen.text((left, top), "no data", GREY, font)
+        return
+    xs, ys = np.concatenate([v[0] for v in lines.values()]), np.concatenate([v[1:].ravel() for v in lines.values()])
+    x0, x1, y0 = xs.min(), xs.max(), min(0, ys.min())
+    step = nice((ys.max() - y0) / 4)
+    y0, y1 = np.floor(y0 / step) * step, np.ceil(ys.max() / step - 1e-9) * step
+    x1, y1 = x1 if x1 > x0 else x0 + 1, y1 if y1 > y0 else y0 + step
+
+    def place(x, y):
+        return left + (x - x0) / (x1 - x0) * (right - left), bottom - (y - y0) / (y1 - y0) * (bottom - top)
+    for value in np.arange(y0, y1 + step / 2, step):
+        y = place(x0, value)[1]
+        pen.line((left, y, right, y), (225, 225, 225))
+        pen.text((left - 6, y), f"{value:.3g}" if abs(value) > 1e-9 else "0", GREY, font, "rm")
+    for x, anchor, value in ((left, "la", x0), (right, "ra", x1)):
+        pen.text((x, bottom + 8), f"{value:.4g}", GREY, font, anchor)
+    name_x = left
+    for k, (name, values) in enumerate(lines.items()):
+        points, colour = list(zip(*place(values[0], values[1]), strict=True)), LINES[k % len(LINES)]
+        for x, low, high in values[[0, 2, 3]].T if len(values) == 4 else ():
+            pen.line((*place(x, low), *place(x, high)), colour, 1)
+        pen.line(points, colour, 2)
+        if len(points) < 30:
+            for x, y in points:
+                pen.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
+        if len(lines) > 1:
+            pen.text((name_x, top - 24), name, colour, font)
+            name_x += pen.textlength(name, font) + 14
 
 
 def nice(step):
