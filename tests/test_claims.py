@@ -44,8 +44,8 @@ def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     rates = ["--vlm-rate", "0.001", "--vlm-adam", "0.001"]
     sweeps = {"alpha": ["--alpha", "10"], "data": ["--episodes", "300"], "kinds": ["--kinds", "3"], "rates": rates, "arms-four-kinds": [],
               "teach": ["--gamma", "40"]}
-    (tmp_path / "latency.jsonl").write_text(json.dumps(
-        {"horizon": 8, "tokens": 7, "flow_5": 6., "flow_10": 11., "tokens_ms": 20.}) + "\n")
+    (tmp_path / "latency.jsonl").write_text("".join(json.dumps({"horizon": h, "by": by, "ms": 9.} | more) + "\n" for h in (8, 16, 32, 50)
+                                                    for by, more in (("FAST", {"tokens": 7}), ("flow, 5 steps", {}))))
     for name, flags in sweeps.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({**m, "flags": flags}) + "\n" for m in lines))
     (tmp_path / "arms.jsonl").write_text("".join(json.dumps(m) + "\n" for m in lines))
