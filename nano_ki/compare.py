@@ -45,7 +45,8 @@ ARMS = {
     "reference": (["--kinds", "all"], "ki, demonstrations of all 48 kinds"),
     "blind": (["--recipe", "frozen", "--blind"], "frozen, and not told the object and the goal"),
 }
-QUICK = ("ki", "pi0", "frozen")
+QUICK = ("ki", "pi0", "frozen")                # for --quick, with
+QUICK_STEPS = 800                              # a quarter of an hour on two slow cores
 GRID = (.001, .003, .01, .03)                  # VLM rates (Muon and AdamW alike) of --search
 SAME_RATE = {"reference": "ki"}                # it is ki, with other demonstrations
 TIE = .02                                      # of mean success in a search: twice its standard error, about
@@ -195,7 +196,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--arms", "--recipes", nargs="+", default=list(ARMS), choices=list(ARMS), dest="arms")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--quick", action="store_true", help=f"{' '.join(QUICK)}, seed 0, into runs/quick.jsonl")
+    parser.add_argument("--quick", action="store_true", help=f"{' '.join(QUICK)}, seed 0, {QUICK_STEPS} steps, into runs/quick.jsonl")
     parser.add_argument("--search", action="store_true", help="each arm at each VLM rate of one grid, in validation scenes")
     parser.add_argument("--sweep", help="SETTING=VALUE,VALUE...: all of these, for each arm")
     parser.add_argument("--budget", type=float, help="seconds of training for each run, instead of equal steps")
@@ -205,7 +206,7 @@ def main():
     parser.add_argument("--threads", type=int, help="threads of each run (default: cores / jobs)")
     args, flags = parser.parse_known_args()         # the rest goes to nano_ki.train
     if args.quick:
-        args.arms, args.seeds = QUICK, [0]
+        args.arms, args.seeds, flags = QUICK, [0], ["--steps", str(QUICK_STEPS), *flags]
     if args.search:
         args.seeds, flags = [SEARCH_SEED], ["--validate", "--check-every", "0", *flags]
     else:
