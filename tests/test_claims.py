@@ -55,7 +55,7 @@ def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     assert "| ki | 3 |" in study_claims.faster(lines) and "| 500 |" in study_claims.faster(lines)
     assert study_claims.config_of(run(flags=["--gamma", "4", "--alpha", "2", "--gamma", "3"])).gamma == 3      # (the last one given)
     taught = study_claims.teach(lines)
-    assert "| flow | 0.01 | 1200 | - | 3 |" in taught and "| flow, gamma 40.0 | 0.01 | 1200 | - | 3 |" in taught and "FAST" not in taught
+    assert "| flow | 0.01 | 1200 | - | 3 |" in taught and "| flow, gamma 40 | 0.01 | 1200 | - | 3 |" in taught and "FAST" not in taught
     swept = study_claims.how_rich([run("ki", 0, .5, ["--kinds", "3"])])
     assert [re.match(r"\| ki \| (\w+) \| (\d) ", row).groups() for row in swept.splitlines()[2:]] == [("3", "1"), ("seen", "3")]
     assert [row.split("|")[1:5] for row in study_claims.ablation(lines).splitlines()[2:]] == [

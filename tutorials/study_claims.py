@@ -40,7 +40,9 @@ FILES = {
             "--results tutorials/results/data.jsonl",
     "kinds": "python -m nano_ki.compare --arms ki joint pi0 frozen --seeds 0 --check-every 0 --sweep kinds=3,all "
              "--results tutorials/results/kinds.jsonl",
-    "teach": "python -m nano_ki.compare --arms ki_no_vlm pi0 --seeds 0 --steps 600 --sweep gamma=4,6,40 "
+    "toggle": "python -m nano_ki.compare --arms ki joint --seeds 0 --check-every 0 --sweep robot_questions=1 "
+              "--results tutorials/results/toggle.jsonl",
+    "teach": "python -m nano_ki.compare --arms ki_no_vlm pi0 --seeds 0 --steps 600 --sweep gamma=2,6,20 "
              "--results tutorials/results/teach.jsonl",
     "arms-four-kinds": "python -m nano_ki.compare, before the grain",
 }
@@ -71,6 +73,13 @@ def seeds_of(mine):
 def config_of(line):
     """The Config that a run had: its arm's flags, and what was changed."""
     return configuration.parse([*ARMS[line["arm"]][0], *line["flags"], "--device", "cpu"])
+
+
+def changes(line, *names):
+    """Which of these settings a run had changed: "gamma 20, tokens binned"; "" if none."""
+    c = config_of(line)
+    return ", ".join(f"{name.replace('_', ' ')} {value:{'g' if isinstance(value, float) else ''}}" for name in names
+                     if (value := getattr(c, name)) != getattr(Config, name))
 
 
 def answers(mine, *keys):
@@ -266,11 +275,13 @@ def dial(lines):
 
 def toggled(lines):
     """The stop-gradient alone: with and without it, everything else equal, in each setting that has both."""
-    alpha, rows = [(config_of(m).alpha, m) for m in read("alpha")], []
-    settings = [(name, lines, *pair) for name, *pair in (
+    settings, rows = [(name, lines, *pair) for name, *pair in (
         ("as it comes", "ki", "joint"), ("without VLM data", "ki_no_vlm", "joint_no_vlm"), ("without FAST", "ki_no_fast", "pi0_vlm"),
-        ("without either (each at its rate)", "frozen", "pi0"), ("the expert joins half way", "two_stage", "two_stage_joint"))]
-    settings += [(f"alpha {a:g}", [m for b, m in alpha if b == a], "ki", "joint") for a in sorted({a for a, _ in alpha})]
+        ("without either (each at its rate)", "frozen", "pi0"), ("the expert joins half way", "two_stage", "two_stage_joint"))], []
+    changed = {}
+    for m in (m for file in ("alpha", "toggle", "data", "kinds") for m in read(file)):
+        changed.setdefault(changes(m, "alpha", "robot_questions", "episodes", "kinds"), []).append(m)
+    settings += [(name, mine, "ki", "joint") for name, mine in changed.items()]
     for name, mine, *pair in settings:
         with_stop, without = ([m for m in mine if m["arm"] == arm] for arm in pair)
         if with_stop and without:
@@ -360,9 +371,8 @@ def teach(lines):
             groups.setdefault((list(teachers).index(m["arm"]), tuple(m["flags"])), []).append(m)
     for (k, _), mine in sorted(groups.items(), key=lambda g: (-g[1][0]["steps"], g[0])):
         c, teacher = config_of(mine[0]), list(teachers.values())[k]
-        changed = [f"{name.replace('_', ' ')} {getattr(c, name)}" for name in ("tokens", "gamma", "rate", "fast_vocab")
-                   if getattr(c, name) != getattr(Config, name)]
-        rows.append([", ".join([teacher, *changed]), "-" if c.freeze else f"{c.vlm_rate:g}", c.steps,
+        changed = changes(mine[0], "tokens", "gamma", "rate", "fast_vocab")
+        rows.append([", ".join(filter(None, (teacher, changed))), "-" if c.freeze else f"{c.vlm_rate:g}", c.steps,
                      f"{mean(mine, 'tokens_per_chunk'):.1f}" if c.fast_loss else "-", seeds_of(mine),
                      *("never" if (x := speed(climb(mine), level)) is None else f"{x:.0f}" for level in LEVELS),
                      *(text(pooled(mine, "success", s)) for s in ("seen", "new_both")),
@@ -460,7 +470,8 @@ under the headings were written on 2026-11-24, from these tables."""
 
 def page():
     """tutorials/results/README.md, as text (and its plots, written)."""
-    out = ["# The claims, measured", "", PREFACE, ""]
+    out = ["# The claims, measured", "", PREFACE, "",
+           table(["question", "in a sentence"], [[title, answer.split(". ")[0].rstrip(".") + "."] for title, *_, answer in QUESTIONS if answer and title[0].isdigit()]), ""]
     for title, name, make, plot, answer in QUESTIONS:
         lines = read(name)
         out += [f"## {title}", "", *([answer, ""] if answer else [])]
