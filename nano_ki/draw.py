@@ -12,21 +12,23 @@ INK, GREY, PAPER = (30, 30, 30), (150, 150, 150), (255, 255, 255)
 LINES = ((31, 119, 180), (214, 99, 20), (44, 140, 44), (190, 40, 50), (120, 85, 170), (110, 75, 65))
 
 
-def curves(charts, path, width=480, height=300, columns=4):
+def curves(charts, path, width=480, height=300, columns=4, log=False):
     """PNG of charts, `columns` of them in a row. charts: {title: {name: (xs, ys) or (xs, ys, lows, highs)}}, the last two
-    for error bars; curves with no points are left out."""
+    for error bars; curves with no points are left out. log: the x axis is logarithmic."""
     columns = min(columns, len(charts))
     sheet = Image.new("RGB", (width * columns, height * -(-len(charts) // columns)), PAPER)
     for i, (title, lines) in enumerate(charts.items()):
         left, top = i % columns * width + 52, i // columns * height + 50
-        _chart(ImageDraw.Draw(sheet), title, lines, left, top, left + width - 68, top + height - 80)
+        _chart(ImageDraw.Draw(sheet), title, lines, left, top, left + width - 68, top + height - 80, log)
     _save(sheet, path)
 
 
-def _chart(pen, title, lines, left, top, right, bottom):
+def _chart(pen, title, lines, left, top, right, bottom, log):
     """One chart of `curves`; the box is in pixels."""
     font = ImageFont.load_default(13)
     lines = {name: np.array(values, float) for name, values in lines.items() if len(values[0])}
+    if log:
+        lines = {name: np.concatenate((np.log10(v[:1]), v[1:])) for name, v in lines.items()}
     pen.text((left, top - 44), title, INK, font)
     if not lines:
         pen.text((left, top), "no data", GREY, font)
@@ -44,7 +46,7 @@ def _chart(pen, title, lines, left, top, right, bottom):
         pen.line((left, y, right, y), (225, 225, 225))
         pen.text((left - 6, y), f"{value:.3g}" if abs(value) > 1e-9 else "0", GREY, font, "rm")
     for x, anchor, value in ((left, "la", x0), (right, "ra", x1)):
-        pen.text((x, bottom + 8), f"{value:.4g}", GREY, font, anchor)
+        pen.text((x, bottom + 8), f"{10 ** value:.6g}" if log else f"{value:.4g}", GREY, font, anchor)
     name_x = left
     for k, (name, values) in enumerate(lines.items()):
         points, colour = list(zip(*place(values[0], values[1]), strict=True)), LINES[k % len(LINES)]
