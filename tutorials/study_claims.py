@@ -154,11 +154,11 @@ def ratio(ours, theirs, level, resamples=500):
     return f"{b / a:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def drawn(lines, name, x=lambda step, mine: step):
+def drawn(lines, name, x=lambda step, mine: step, arms=DRAWN):
     """{arm: (xs, rates, lows, highs)} of success on a test set, for draw.curves."""
     out = {}
     for arm, mine in by_arm(lines).items():
-        if arm in DRAWN:
+        if arm in arms:
             points = curve(mine, name)
             out[arm] = ([x(step, mine) for step, _ in points], *([r[k] for _, r in points] for k in ("rate", "low", "high")))
     return out
@@ -332,6 +332,8 @@ def ablation(lines):
             rows.append(["yes" if c.vlm_samples else "", "yes" if c.fast_loss else "", "yes" if flow else "", arm, seeds_of(mine),
                          *(text(pooled(mine, "success", s)) for s in world.TEST_SETS),
                          answers(mine, "vqa_after"), answers(mine, "vqa_after_robot")])
+    without = ("ki", "ki_no_vlm", "ki_no_fast", "pi0_vlm", "pi0", "frozen")
+    draw.curves({f"success, {s.replace('_', ' ')}": drawn(lines, s, arms=without) for s in ("seen", "new_both")}, RESULTS / "needed.png", 640, 400, 2)
     return table(["questions", "FAST", "flow", "arm", "seeds", *(s.replace("_", " ") for s in world.TEST_SETS), "answers, book",
                   "answers, robot pictures"], sorted(rows, key=lambda r: r[:3], reverse=True))
 
@@ -431,7 +433,7 @@ QUESTIONS = [
      "rate, loses .3 of the shapes and learns half as much. Without VLM data no question is answered any more after 200 steps, and "
      "restricted to the right category the answers are guesses (1/8, 1/6); yet a linear map still reads the colour, and half of the places, "
      "off the memory. What was lost first is the way from features to words."),
-    ("5. Both losses needed? VLM data needed?", "arms", ablation, None,
+    ("5. Both losses needed? VLM data needed?", "arms", ablation, "needed.png",
      "VLM data: yes, for everything beyond what was shown; FAST: yes, as soon as the flow gradient is stopped. Insulated and taught by "
      "questions alone (`ki_no_fast`), the VLM keeps its answers and even learns to see through the grain, yet success is .77 where "
      "`ki` has .96, and .2 on new shapes where `ki` has .7 in the same seed: questions do not teach what pushing needs. Flow through "
