@@ -75,16 +75,36 @@ def config_of(line):
     return configuration.parse([*ARMS[line["arm"]][0], *line["flags"], "--device", "cpu"])
 
 
-def changes(line, *names):
+def changes(line, *settings):
     """Which of these settings a run had changed: "gamma 20, tokens binned"; "" if none."""
     c = config_of(line)
-    return ", ".join(f"{name.replace('_', ' ')} {value:{'g' if isinstance(value, float) else ''}}" for name in names
+    return ", ".join(f"{name.replace('_', ' ')} {value:{'g' if isinstance(value, float) else ''}}" for name in settings
                      if (value := getattr(c, name)) != getattr(Config, name))
 
 
-def answers(mine, *keys):
+def answers(mine, *keys, kinds=("where", "colour", "shape")):
     """Right answers by kind, mean over lines: "where / colour / shape"."""
-    return " / ".join(f"{mean(mine, *keys, k):.2f}" for k in ("where", "colour", "shape"))
+    return " / ".join(f"{mean(mine, *keys, k):.2f}" for k in kinds)
+
+
+def readable(mine):
+    """What a linear map reads off the memory, mean over lines: "place / colour / shape"."""
+    return answers(mine, "readable", kinds=("place", "colour", "shape"))
+
+
+def names(sets=world.TEST_SETS):
+    """Heads of the columns of test sets."""
+    return [s.replace("_", " ") for s in sets]
+
+
+def successes(mine, sets=world.TEST_SETS, key="success"):
+    """A row's cells: rate and interval on each test set, all scenes of all seeds pooled."""
+    return [text(pooled(mine, key, s)) for s in sets]
+
+
+def bars(points):
+    """[(x, outcome)] -> (xs, rates, lows, highs), for draw.curves."""
+    return ([x for x, _ in points], *([r[k] for _, r in points] for k in ("rate", "low", "high")))
 
 
 def mean(mine, *keys):
@@ -159,8 +179,7 @@ def drawn(lines, name, x=lambda step, mine: step, arms=DRAWN):
     out = {}
     for arm, mine in by_arm(lines).items():
         if arm in arms:
-            points = curve(mine, name)
-            out[arm] = ([x(step, mine) for step, _ in points], *([r[k] for _, r in points] for k in ("rate", "low", "high")))
+            out[arm] = bars([(x(step, mine), r) for step, r in curve(mine, name)])
     return out
 
 
@@ -168,7 +187,8 @@ def faster(lines):
     arms, rows = by_arm(lines), []
     seconds = {m["arm"]: m["seconds"] for m in read("speed")}
     for arm, mine in arms.items():
-        steps = [speed(climb(mine), level) for level in LEVELS]
+        climbed = climb(mine)
+        steps = [speed(climbed, level) for level in LEVELS]
         each = seconds.get(arm)
         rows.append([arm, seeds_of(mine), *("never" if s is None else f"{s:.0f}" for s in steps),
                      "-" if each is None else f"{1000 * each:.0f}",
@@ -240,12 +260,12 @@ def runs_faster(lines):
 def generalises(lines):
     arms, rows = by_arm(lines), []
     for arm, mine in arms.items():
-        rows.append([f"**{arm}**", seeds_of(mine), *(text(pooled(mine, "success", s)) for s in SETS)])
-    out = [table(["success", "seeds", *(s.replace("_", " ") for s in SETS)], rows), ""]
-    out.append(table(["right puck moved most", *(s.replace("_", " ") for s in SETS)],
-                     [[f"**{a}**", *(text(pooled(m, "right_puck", s)) for s in SETS)] for a, m in arms.items()]))
+        rows.append([f"**{arm}**", seeds_of(mine), *successes(mine, SETS)])
+    out = [table(["success", "seeds", *names(SETS)], rows), ""]
+    out.append(table(["right puck moved most", *names(SETS)],
+                     [[f"**{a}**", *successes(m, SETS, "right_puck")] for a, m in arms.items()]))
     if "ki" in arms:
-        out += ["", table(["ki minus", *(s.replace("_", " ") for s in SETS)],
+        out += ["", table(["ki minus", *names(SETS)],
                           [[arm, *(signed(difference(arms["ki"], mine, "success", s)) for s in SETS)]
                            for arm, mine in arms.items() if arm != "ki"])]
     draw.curves({f"success, {s.replace('_', ' ')}": drawn(lines, s) for s in ("seen", "new_both")}, RESULTS / "generalises.png", 640, 400, 2)
@@ -259,7 +279,7 @@ def keeps(lines):
     for arm, mine in arms.items():
         rows.append([f"**{arm}**", answers(mine, "vqa_after"), answers(mine, "vqa_restricted", "book"), answers(mine, "vqa_after_robot"),
                      answers(mine, "vqa_restricted", "robot"), f"{mean(mine, 'checks', 0, 'vqa', 'robot', 'where'):.2f}",
-                     " / ".join(f"{mean(mine, 'readable', k):.2f}" for k in ("place", "colour", "shape"))])
+                     readable(mine)])
     draw.curves({f"answers, {p}": {a: ([c["step"] for c in m[0]["checks"]],
                                        [np.mean([list(x["checks"][k]["vqa"][p].values()) for x in m])
                                         for k in range(len(m[0]["checks"]))]) for a, m in arms.items() if a in DRAWN}
@@ -288,7 +308,7 @@ def toggled(lines):
             rows.append([name, len({m["seed"] for m in with_stop} & {m["seed"] for m in without}),
                          *(signed(difference(with_stop, without, "success", s)) for s in world.TEST_SETS),
                          answers(with_stop, "vqa_after"), answers(without, "vqa_after")])
-    return table(["with minus without stop-gradient", "seeds", *(s.replace("_", " ") for s in world.TEST_SETS),
+    return table(["with minus without stop-gradient", "seeds", *names(),
                   "answers, book: with", "without"], rows)
 
 
@@ -304,13 +324,12 @@ def swept(lines, name, axis, sets, plot, place=float):
     for arm, mine in by_arm([*lines, *usual]).items():
         values = [getattr(config_of(m), name) for m in mine]
         at = {v: [m for m, w in zip(mine, values, strict=True) if v == w] for v in sorted(set(values), key=place)}
-        rows += [[arm, v, seeds_of(these), *(text(pooled(these, "success", s)) for s in world.TEST_SETS), answers(these, "vqa_after")]
+        rows += [[arm, v, seeds_of(these), *successes(these), answers(these, "vqa_after")]
                  for v, these in at.items()]
         for s in sets:
-            rates = [pooled(these, "success", s) for these in at.values()]
-            charts[s][arm] = ([place(v) for v in at], *([r[k] for r in rates] for k in ("rate", "low", "high")))
+            charts[s][arm] = bars([(place(v), pooled(these, "success", s)) for v, these in at.items()])
     draw.curves({f"success, {s.replace('_', ' ')}, against {axis}": chart for s, chart in charts.items()}, RESULTS / plot, 640, 400, 2, log=True)
-    return table(["arm", name, "seeds", *(s.replace("_", " ") for s in world.TEST_SETS), "answers, book"], rows)
+    return table(["arm", name, "seeds", *names(), "answers, book"], rows)
 
 
 def how_much(lines):
@@ -330,11 +349,11 @@ def ablation(lines):
         if not (c.expert_from or c.expert_sees_fast or c.blind or c.kinds != Config.kinds or c.tokens != Config.tokens):
             flow = c.flow_loss and not c.insulate and not c.freeze
             rows.append(["yes" if c.vlm_samples else "", "yes" if c.fast_loss else "", "yes" if flow else "", arm, seeds_of(mine),
-                         *(text(pooled(mine, "success", s)) for s in world.TEST_SETS),
+                         *successes(mine),
                          answers(mine, "vqa_after"), answers(mine, "vqa_after_robot")])
     without = ("ki", "ki_no_vlm", "ki_no_fast", "pi0_vlm", "pi0", "frozen")
     draw.curves({f"success, {s.replace('_', ' ')}": drawn(lines, s, arms=without) for s in ("seen", "new_both")}, RESULTS / "needed.png", 640, 400, 2)
-    return table(["questions", "FAST", "flow", "arm", "seeds", *(s.replace("_", " ") for s in world.TEST_SETS), "answers, book",
+    return table(["questions", "FAST", "flow", "arm", "seeds", *names(), "answers, book",
                   "answers, robot pictures"], sorted(rows, key=lambda r: r[:3], reverse=True))
 
 
@@ -356,9 +375,9 @@ def why(lines):
                 chart[arm] = (steps, ys)
     draw.curves(charts, RESULTS / "why.png", 640, 400, 2)
     out = [table(["flow / cross-entropy / cosine", "when", *parts], rows)] if rows else []
-    names = list(next(iter(arms.values()))[0]["moved"])
-    out += ["", table(["moved, \\|now - start\\| / \\|start\\|", *names],
-                      [[a, *(f"{mean(m, 'moved', n):.3f}" for n in names)] for a, m in arms.items()])]
+    moved = list(next(iter(arms.values()))[0]["moved"])
+    out += ["", table(["moved, \\|now - start\\| / \\|start\\|", *moved],
+                      [[a, *(f"{mean(m, 'moved', n):.3f}" for n in moved)] for a, m in arms.items()])]
     return "\n".join(out)
 
 
@@ -375,15 +394,13 @@ def teach(lines):
         c, teacher = config_of(mine[0]), list(teachers.values())[k]
         if c.tokens == "binned":
             teacher = "a token a number"
-        changed = changes(mine[0], "gamma", "rate", "fast_vocab")
+        changed, climbed = changes(mine[0], "gamma", "rate", "fast_vocab"), climb(mine)
         rows.append([", ".join(filter(None, (teacher, changed))), "-" if c.freeze else f"{c.vlm_rate:g}", c.steps,
                      f"{mean(mine, 'tokens_per_chunk'):.1f}" if c.fast_loss else "-", seeds_of(mine),
-                     *("never" if (x := speed(climb(mine), level)) is None else f"{x:.0f}" for level in LEVELS),
-                     *(text(pooled(mine, "success", s)) for s in ("seen", "new_both")),
-                     " / ".join(f"{mean(mine, 'readable', k):.2f}" for k in ("place", "colour", "shape"))])
-        points = curve(mine, "seen")
-        charts.setdefault(f"success on seen, {c.steps} steps, VLM rate in brackets", {})[f"{rows[-1][0]} ({rows[-1][1]})"] = (
-            [x for x, _ in points], *([r[k] for _, r in points] for k in ("rate", "low", "high")))
+                     *("never" if (x := speed(climbed, level)) is None else f"{x:.0f}" for level in LEVELS),
+                     *successes(mine, ("seen", "new_both")),
+                     readable(mine)])
+        charts.setdefault(f"success on seen, {c.steps} steps, VLM rate in brackets", {})[f"{rows[-1][0]} ({rows[-1][1]})"] = bars(curve(mine, "seen"))
     draw.curves(charts, RESULTS / "teach.png", 640, 400, 2)
     return table(["the VLM learns from", "VLM rate", "steps", "tokens a chunk", "seeds", *(f"steps to {v} on seen" for v in LEVELS),
                   "seen", "new both", "linear map on the memory: place / colour / shape"], rows)
@@ -396,14 +413,14 @@ def searched(lines):
             rows.append([arm, rate_of(m), m["steps"], *(text(m["success"][s]) for s in world.TEST_SETS),
                          f"{np.mean([m['success'][s]['rate'] for s in world.TEST_SETS]):.3f}",
                          answers([m], "vqa_after")])
-    return table(["arm", "VLM rate", "steps", *(s.replace("_", " ") for s in world.TEST_SETS), "mean of the four", "answers, book"], rows)
+    return table(["arm", "VLM rate", "steps", *names(), "mean of the four", "answers, book"], rows)
 
 
 def earlier(lines):
     rows = [[f"**{arm}**", seeds_of(mine), *(text(wilson(sum(round(m["success"][s]["rate"] * m["success"][s]["n"]) for m in mine),
                                                          sum(m["success"][s]["n"] for m in mine))) for s in world.TEST_SETS)]
             for arm, mine in by_arm(lines).items()]
-    return table(["arm", "seeds", *(s.replace("_", " ") for s in world.TEST_SETS)], rows)
+    return table(["arm", "seeds", *names()], rows)
 
 
 # title, files of lines (the first goes to the table), table, plot, answer (written by hand from the table; everything else is generated)
@@ -504,8 +521,8 @@ def page():
     """tutorials/results/README.md, as text (and its plots, written)."""
     out = ["# The claims, measured", "", PREFACE, "",
            table(["question", "in a sentence"], [[title, answer.split(". ")[0].rstrip(".") + "."] for title, *_, answer in QUESTIONS if answer and title[0].isdigit()]), ""]
-    for title, names, make, plot, answer in QUESTIONS:
-        name, *others = names.split()
+    for title, files, make, plot, answer in QUESTIONS:
+        name, *others = files.split()
         lines = read(name)
         out += [f"## {title}", "", *([answer, ""] if answer else [])]
         if not lines:
@@ -523,8 +540,8 @@ def readme_table():
     arms = by_arm(read("arms"))
     if not arms:
         return "*Not measured yet.*"
-    out = [table(["arm", "seeds", *(s.replace("_", " ") for s in world.TEST_SETS)],
-                 [[f"**{a}**: {ARMS[a][1]}", seeds_of(m), *(text(pooled(m, "success", s)) for s in world.TEST_SETS)]
+    out = [table(["arm", "seeds", *names()],
+                 [[f"**{a}**: {ARMS[a][1]}", seeds_of(m), *successes(m)]
                   for a, m in arms.items()]), ""]
 
     some = next(iter(arms.values()))
