@@ -1,13 +1,14 @@
 """nano_ki: knowledge insulation, end to end, small enough to read in an afternoon.
 
-Read in this order:
-    config      every setting                     decoder   the VLM; leaves a memory of (K, V)
-    world       the tabletop and its expert       flow      noise -> action
-    render      the camera                        expert    reads the memory, predicts velocities
-    language    words, questions, commands        model     the two losses and THE DETACH
-    fast        action tokens                     probe     which loss reaches which weights
-    episodes    demonstrations, batches           pretrain  makes the VLM
-    vit         picture -> tokens                 train, evaluate (draw: pictures for people)
+Read in this order (README.md says a little more of each file):
+    world, render, language    the tabletop, its camera, its words
+    fast                       action tokens
+    config                     every setting
+    vit, decoder               the VLM; it leaves a memory: (K, V) of each layer
+    flow, expert               noise -> action; the action expert reads the memory
+    model                      two losses and THE DETACH
+    episodes                   demonstrations, batches
+    train                      train_step is the method; the rest of the file prepares and watches it
 
 Shapes (suffixes and comments use these letters):
     B batch   T prefix tokens   F answer (text or FAST) tokens   H chunk steps   A action dimensions

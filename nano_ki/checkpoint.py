@@ -1,58 +1,139 @@
-"""Nothing is lost: files that are whole or not there, checkpoints that are checked, metrics that only grow.
+"""Nothing is lost: the file of a VLM, the folder of a run, checkpoints that are checked, metrics that only grow.
 
-A file is written under a temporary name, flushed to the disk and renamed: whoever kills the program, at
-whatever moment, finds the old file or the new one. The last two checkpoints are kept; if the newer one is
-damaged, the older one is used. Batches and noise are seeded by the step number, so weights, optimisers
-and that number are all that the next step depends on: going on gives the same bits as never stopping.
+The last two checkpoints of a run are kept; if the newer one is damaged, the older one is used. Batches and
+noise are seeded by the step number, so weights, optimisers and that number are all that the next step depends
+on: a run that was stopped and goes on has the same bits as one that was never stopped.
 
-Read next: train.py
+Read next: evaluate.py
 """
-import errno
 import json
 import os
 import platform
 import sys
 import zipfile
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from nano_ki import language
 from nano_ki.config import Config, check
+from nano_ki.decoder import VLM
 from nano_ki.fast import FAST
+from nano_ki.model import VLA
+from nano_ki.program import ROOT, first_line, write_whole
 
-FORMAT = "nano_ki run 2"
+FORMAT, VLM_FORMAT = "nano_ki run 2", "nano_ki VLM 1"
 LATEST, BEFORE = "checkpoint.pt", "checkpoint-before.pt"
+CLAIM = "running.json"                        # in the folder of a run while a process works in it
+FILES = (LATEST, BEFORE, "config.json", "curves.png", "metrics.jsonl", "rollouts.gif", "summary.json")
 
 
-def write_whole(path, write):
-    """write(file) into path.part, flush, rename to path. OSError says what to do when that cannot be done."""
-    part = Path(f"{path}.part")
+# -- a VLM's file -------------------------------------------------------------------------------------
+
+
+def new_vlm(config, fast_vocab=0):
+    """An untrained VLM of the sizes in config, with room for so many FAST tokens."""
+    return VLM(config.vlm_width, config.vit_depth, config.depth, config.image,
+               language.FIRST_FAST + fast_vocab, language.SLOTS, language.ANSWER)
+
+
+def sizes(config):
+    """The settings that a stored VLM must share."""
+    return {k: getattr(config, k) for k in ("vlm_width", "vit_depth", "depth", "image")}
+
+
+def find(path):
+    """A path as given, or inside the project if it is relative and not found from here."""
+    path = Path(path)
+    return path if path.exists() or path.is_absolute() else ROOT / path
+
+
+def save_vlm(vlm, path, config):
+    content = {"format": VLM_FORMAT, "sizes": sizes(config), "words": list(language.WORDS), "weights": vlm.state_dict()}
+    write_whole(path, lambda f: torch.save(content, f))
+
+
+def load_vlm(vlm, path, config):
+    """Copy a stored VLM into `vlm` (rows for words only: FAST tokens are new). ValueError if it does not
+    fit; FileNotFoundError with what to do if it is not there."""
+    path = find(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no VLM at {path}; make it with: python -m nano_ki.pretrain --out {path}")
     try:
-        with open(part, "wb") as f:
-            write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:          # (torch says RuntimeError where a write fails)
-        part.unlink(missing_ok=True)
-        cause = error if isinstance(error, OSError) else error.__context__ or error
-        hint = ("free some space" if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-                else "choose a folder that can be written to")
-        raise OSError(f"cannot write {path} ({first_line(cause)}); {hint}, then go on with --resume --out "
-                      f"{Path(path).parent}. What was written before is intact") from None
+        stored = torch.load(path, weights_only=True, map_location="cpu")
+        if stored["format"] != VLM_FORMAT:
+            raise ValueError(f"its format is {stored['format']!r}")
+        weights = stored["weights"]
+    except Exception as error:          # torch raises many kinds for a damaged or foreign file
+        raise ValueError(f"{path} is not a whole {VLM_FORMAT!r} file ({type(error).__name__}: "
+                         f"{first_line(error)}); make it again with: python -m nano_ki.pretrain "
+                         f"--out {path}") from None
+    if stored.get("sizes") != sizes(config):
+        raise ValueError(f"{path} was made with {stored.get('sizes')}, this run has {sizes(config)}; choose "
+                         "another --vlm, or make one with python -m nano_ki.pretrain and the same flags")
+    if stored.get("words") != list(language.WORDS) or set(weights) != set(vlm.state_dict()):
+        raise ValueError(f"{path} holds other words or weights than this code knows; make it again with "
+                         f"python -m nano_ki.pretrain --out {path}")
+    with torch.no_grad():
+        for name, p in vlm.state_dict().items():        # (there may be fewer words and answer positions)
+            p[:len(weights[name])] = weights[name]
 
 
-def write_json(path, data):
-    write_whole(path, lambda f: f.write(json.dumps(data, indent=1).encode()))
+def new_model(config, fast, pretrained=True, policy=VLA):
+    """A fresh policy on config.device, its VLM pre-trained if config.vlm names one."""
+    model = policy(config, fast)
+    if config.vlm and pretrained:
+        load_vlm(model.vlm, config.vlm, config)
+    return model.to(config.device)
 
 
-def first_line(error):
-    return (str(error).splitlines() or ["no message"])[0]
+# -- a run's folder -----------------------------------------------------------------------------------
 
 
-# -- checkpoints --------------------------------------------------------------------------------------
+def open_folder(config):
+    """The run's folder, made if need be. Never one that holds another run, without --overwrite."""
+    try:
+        return _folder(config)
+    except OSError as error:
+        if error.errno is None:              # (raised below, and says what to do)
+            raise
+        raise OSError(f"cannot use that folder for the run ({error}); choose another --out") from None
+
+
+def _folder(config):
+    if not config.out:
+        for number in range(1, 10 ** 6):
+            out = Path("runs") / f"{config.recipe}-{number:03d}"
+            try:
+                out.mkdir(parents=True)
+                return out
+            except FileExistsError:
+                continue
+    out = Path(config.out)
+    if config.resume:
+        if not there(out):
+            raise FileNotFoundError(f"{out} holds no {LATEST} to resume from; start it without --resume")
+        return out
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file; --out names a folder")
+    if out.is_dir() and set(os.listdir(out)) - {CLAIM} and not config.overwrite:
+        raise FileExistsError(f"{out} is not empty; --overwrite replaces the run in it, --resume goes on "
+                              "with it, or choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def there(folder):
+    """Whether a folder holds a checkpoint (whole or not)."""
+    return any((Path(folder) / name).exists() for name in (LATEST, BEFORE))
+
+
+def clear(folder):
+    """Delete the files of the run that a folder holds, and nothing else."""
+    for name in FILES:
+        (Path(folder) / name).unlink(missing_ok=True)
 
 
 def save(folder, config, fast, weights, optimisers, step, seconds, vqa_before):
@@ -122,6 +203,19 @@ def read(path):
                          f"{first_line(error)})") from None
 
 
+def load_model(folder, device=None):
+    """The finished policy of a run's folder, on `device` (default: cpu), ready to act."""
+    saved = load(folder, lambda text: print(text, file=sys.stderr))
+    device = device or "cpu"
+    model = VLA(replace(saved["config"], device=device), saved["fast"])
+    try:
+        model.load_state_dict(saved["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{folder}/{LATEST} does not fit its own configuration: "
+                         f"{str(error).splitlines()[-1].strip()}; train it again") from None
+    return model.to(device).eval()
+
+
 # -- metrics ------------------------------------------------------------------------------------------
 
 
@@ -158,20 +252,4 @@ class Metrics:
         try:
             self.file.write(json.dumps(line).encode() + b"\n")
         except OSError as error:
-            raise OSError(f"cannot write {self.path} ({error}); free some space, then go on with --resume --out "
-                          f"{self.path.parent}") from None
-
-
-def memory_mib():
-    """MiB of memory that this process holds now; None where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return None
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2 ** 20, 1)
-
-
-def peak_memory_mib():
-    """The most that it ever held."""
-    import resource
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10))
+            raise OSError(f"cannot write {self.path} ({error}); free some space") from None

@@ -46,12 +46,12 @@ class VLM(nn.Module):
         words = self.embed(prompt) + self.embed(prompt.roll(1, 1)) + self.position[:self.slots]
         return torch.cat((self.vit(image), words), 1)
 
-    def forward(self, prefix, answer=None, layers=None, leak=False):
+    def forward(self, prefix, answer=None, layers=None):
         """prefix [B, T, D], answer ids [B, F] or None -> logits [B, F + 1, V], memory.
 
         Logits j predict answer token j from the prefix and the tokens before j; the last one is what
         comes next. memory: per layer (k, v), each [B, N, T, K], of the prefix alone. layers: use only so
-        many (None: all). leak: the memory holds the answer's (K, V) too, which nobody has when acting.
+        many (None: all).
         """
         x, length, mask = prefix, prefix.shape[1], None
         if answer is not None:
@@ -61,7 +61,7 @@ class VLM(nn.Module):
         memory = []
         for block in self.blocks[:layers]:
             x, (k, v) = block(x, mask)
-            memory.append((k, v) if leak else (k[:, :, :length], v[:, :, :length]))
+            memory.append((k[:, :, :length], v[:, :, :length]))
         return self.head(norm(x[:, length - 1:])), memory
 
     def extend(self, token, number, past):

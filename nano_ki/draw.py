@@ -2,11 +2,12 @@
 
 Try it: python -m nano_ki.draw out.png
 """
-import os
 import sys
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from nano_ki.program import write_whole
 
 INK, GREY, PAPER = (30, 30, 30), (150, 150, 150), (255, 255, 255)
 LINES = ((31, 119, 180), (214, 99, 20), (44, 140, 44), (190, 40, 50), (120, 85, 170), (110, 75, 65))
@@ -20,12 +21,12 @@ def curves(charts, path, width=480, height=300, columns=4, log=False):
     for i, (title, lines) in enumerate(charts.items()):
         left, top = i % columns * width + 52, i // columns * height + 50
         _chart(ImageDraw.Draw(sheet), title, lines, left, top, left + width - 68, top + height - 80, log)
-    _save(sheet, path)
+    save(sheet, path)
 
 
 def _chart(pen, title, lines, left, top, right, bottom, log):
     """One chart of `curves`; the box is in pixels."""
-    font = ImageFont.load_default(13)
+    font = font_of(13)
     lines = {name: np.array(values, float) for name, values in lines.items() if len(values[0])}
     if log:
         lines = {name: np.concatenate((np.log10(v[:1]), v[1:])) for name, v in lines.items()}
@@ -61,6 +62,14 @@ def _chart(pen, title, lines, left, top, right, bottom, log):
             name_x += pen.textlength(name, font) + 14
 
 
+def font_of(size):
+    """Pillow's own font; its small one where Pillow was built without FreeType."""
+    try:
+        return ImageFont.load_default(size)
+    except (ImportError, OSError):
+        return ImageFont.load_default()
+
+
 def nice(step):
     """The smallest of 1, 2, 2.5, 5 times a power of ten that is not below `step`."""
     power = 10. ** np.floor(np.log10(max(step, 1e-12)))
@@ -73,7 +82,7 @@ def panels(pictures, texts, won, waypoints=None):
     count, size = pictures.shape[:2]
     columns = min(count, 4)
     sheet = Image.new("RGB", (columns * (size + 6) - 6, -(-count // columns) * (size + 42) - 6), PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    pen, font = ImageDraw.Draw(sheet), font_of(12)
     for i, text in enumerate(texts):
         x, y = i % columns * (size + 6), i // columns * (size + 42)
         words = text.split(" to ")
@@ -93,14 +102,14 @@ def save_gif(frames, path, milliseconds=90):
     # One palette for all: median cut, the default, would spend it on the table's grain.
     first = frames[0].quantize(128, Image.Quantize.FASTOCTREE)
     small = [f.quantize(palette=first, dither=Image.Dither.NONE) for f in frames]
-    _save(small[0], path, save_all=True, append_images=small[1:], duration=milliseconds, loop=0,
+    save(small[0], path, save_all=True, append_images=small[1:], duration=milliseconds, loop=0,
           optimize=True)
 
 
-def _save(image, path, **options):
+def save(image, path, **options):
+    """A PIL image into a file of the kind that its name says."""
     kind = str(path).rsplit(".", 1)[-1].upper()
-    image.save(f"{path}.part", kind, **options)
-    os.replace(f"{path}.part", path)
+    write_whole(path, lambda f: image.save(f, kind, **options))
 
 
 def main():

@@ -9,7 +9,6 @@ Try it: python -m nano_ki.episodes          Read next: vit.py
 """
 import re
 import signal
-import time
 
 import numpy as np
 import torch
@@ -52,6 +51,9 @@ def demonstrate(rng, episodes, kind_set, goals="sides", wobble=.06, pucks=3, rat
         if not len(ids):
             break
     good = np.isin(np.concatenate(owner), np.concatenate(finished))
+    if not good.any():
+        raise ValueError(f"none of {episodes} demonstrations succeeded; lower --wobble (it is {wobble:g}), or ask for more "
+                         "--episodes")
     return world.join(moments).take(good), np.concatenate(strokes)[good]
 
 
@@ -159,16 +161,9 @@ def say(tables, config):
 
 def main():
     from nano_ki.config import Config
-    start = time.perf_counter()
-    data = Data(Config())
-    print(f"{len(data.tables)} samples in {time.perf_counter() - start:.1f} s, {data.fast.vocab} tokens, "
-          f"{data.tokens_per_chunk:.1f} per chunk of {data.chunks[0].size} numbers, at most "
-          f"{data.answers.shape[1] - 1}")
-    start = time.perf_counter()
-    for step in range(20):
-        batch = data.batch(step)
-    print({k: tuple(v.shape) for k, v in batch._asdict().items()},
-          f"{(time.perf_counter() - start) * 50:.1f} ms a batch")
+    data = Data(Config(episodes=1000))
+    print(f"{len(data.tables)} samples, {data.tokens_per_chunk:.1f} FAST tokens per chunk of {data.chunks[0].size} numbers")
+    print({name: tuple(value.shape) for name, value in data.batch()._asdict().items()})
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ compared scene by scene. VQA asks the VLM questions about picture-book pages and
 Try it: python -m nano_ki.evaluate runs/NAME [--instruction "push the cyan ring to the left"]
 Read next: probe.py
 """
-import argparse
 import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nano_ki import draw, language, probe, render, world
+from nano_ki import config as configuration
+from nano_ki import draw, language, program, render, world
+from nano_ki.checkpoint import load_model
 from nano_ki.episodes import look, say
-from nano_ki.language import COLOUR, SHAPE
 
 # Seeds of the test scenes, of the short checks during training, and of the scenes to choose settings in.
 TEST_SEED, CHECK_SEED, VALIDATION_SEED = 1000, 2000, 3000
@@ -57,18 +56,6 @@ def token_policy(model, hide=()):
 def policy_of(model, seed=0, hide=()):
     """How this model acts: by flow where it has a trained expert, else by tokens."""
     return flow_policy(model, seed, hide) if model.config.flow_loss else token_policy(model, hide)
-
-
-def random_policy(seed=0):      # (at control rate 1)
-    """Smooth strokes to random places, pressed."""
-    rng = np.random.default_rng(seed)
-
-    def plan(tables):
-        ends = rng.uniform(-1.1, 1.1, (len(tables), 1, 2))
-        s = np.linspace(0, 1, world.STEPS + 1)[1:, None]
-        xy = tables.finger[:, None] * (1 - s) + ends * s
-        return np.concatenate((xy, np.ones((len(tables), world.STEPS, 1))), -1)
-    return plan
 
 
 def inputs(model, tables, hide=()):
@@ -129,27 +116,6 @@ def success(policy, config, n, names=world.TEST_SETS, seed=TEST_SEED):
     return won, right
 
 
-def half_said(n, goals, part, seed=TEST_SEED, pucks=3):
-    """n scenes of demonstrated kinds in which no other puck has the target's colour (part 0) or shape (part 1)."""
-    tables = test_scenes("seen", 8 * n + 50, goals, seed, pucks)
-    word = tables.kind[..., part]
-    alone = (word == word[np.arange(len(word)), tables.target][:, None]).sum(1) == 1
-    return tables.take(np.flatnonzero(alone)[:n])
-
-
-def harder(model, n, seed=TEST_SEED):
-    """`success` in what no demonstration was like: new shapes, five pucks, commands that say only the colour, or only
-    the shape (which only the target has)."""
-    c, won, right = model.config, {}, {}
-    for name, scenes, hide in (("new_shape", test_scenes("new_shape", n, c.goals, seed, c.pucks), ()),
-                               ("five_pucks", test_scenes("16", n, c.goals, seed, 5), ()),
-                               ("only_colour_said", half_said(n, c.goals, 0, seed, c.pucks), (SHAPE,)),
-                               ("only_shape_said", half_said(n, c.goals, 1, seed, c.pucks), (COLOUR,))):
-        a, b = rollout(policy_of(model, hide=hide), scenes, c.execute, rate=c.rate)
-        won[name], right[name] = outcome(a), outcome(b)
-    return won, right
-
-
 def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED, pucks=3, free=True, grain=0.):
     """Accuracy {"where", "colour", "shape"} on new scenes of all kinds. pictures: "book" | "robot".
 
@@ -183,10 +149,8 @@ def vqa_both(model, n=None, free=True):
 
 
 def latency(model, repeats=10):
-    """Milliseconds for one chunk of one robot (batch 1), median: {"flow", "autoregressive"}.
-
-    None for a way of acting that this recipe does not train. On a GPU the flow is one CUDA graph.
-    """
+    """Milliseconds for one chunk of one robot (batch 1), median: {"flow", "autoregressive"}; None for a way of acting
+    that this recipe does not train."""
     c = model.config
     one = inputs(model, test_scenes("seen", 1, c.goals, pucks=c.pucks))
 
@@ -198,30 +162,8 @@ def latency(model, repeats=10):
             times.append(1000 * (time.perf_counter() - start))
         return round(float(np.median(times[2:])), 2)
     with torch.autocast(one[0].device.type, torch.bfloat16, enabled=c.bfloat16, cache_enabled=False):
-        act = graphed(model.act, *one) if one[0].is_cuda and c.flow_loss else model.act
-        return {"flow": ms(act) if c.flow_loss else None,
+        return {"flow": ms(model.act) if c.flow_loss else None,
                 "autoregressive": ms(model.act_tokens) if c.fast_loss else None}
-
-
-def graphed(act, *inputs):
-    """act(*inputs), recorded as one CUDA graph -> a function that copies new inputs in and replays it. (Acting is
-    some thousand small kernels: to launch them one by one takes longer than to run them.)"""
-    held, side = [x.clone() for x in inputs], torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):                                 # a recording may not set anything up
-            act(*held)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = act(*held)
-
-    def replay(*inputs):
-        for old, new in zip(held, inputs, strict=True):
-            old.copy_(new)
-        graph.replay()
-        return out
-    return replay
 
 
 def measure(model):
@@ -231,16 +173,6 @@ def measure(model):
     knows = vqa_both(model)
     return {"success": won, "right_puck": right, "vqa_after": knows["book"],
             "vqa_after_robot": knows["robot"], "ms_per_chunk": latency(model)}
-
-
-def measure_more(model):
-    """What a comparison asks besides, of a model that a run has saved: more test sets, answers restricted to their
-    category, what can be read off the memory, how far the VLM's weights went."""
-    c = model.config
-    seed = VALIDATION_SEED if c.validate else TEST_SEED
-    won, right = harder(model, c.scenes, seed)
-    return {"success": won, "right_puck": right, "vqa_restricted": vqa_both(model, free=False),
-            "readable": probe.readable(model), "moved": probe.moved(model)}
 
 
 # -- watching -----------------------------------------------------------------------------------------
@@ -275,8 +207,9 @@ def command(text, goals):
     if prompt[language.VERB] != language.ID["push"]:
         raise ValueError(f"{text!r} is no command; one reads 'push the COLOUR SHAPE to the GOAL'")
     goal = prompt[language.GOAL] - language.GOAL0
-    if goal >= len(world.SIDES) and goals == "sides":
-        raise ValueError(f"this policy's world has no {world.GOALS[goal]}; its goals: {', '.join(world.SIDES)}")
+    known = {"sides": world.SIDES, "pads": world.PADS, "mixed": world.GOALS}[goals]
+    if world.GOALS[goal] not in known:
+        raise ValueError(f"this policy's world has no {world.GOALS[goal]}; its goals: {', '.join(known)}")
     return prompt[[language.COLOUR, language.SHAPE]] - (language.COLOUR0, language.SHAPE0), goal
 
 
@@ -284,11 +217,12 @@ def scene_for(text, goals, seed=0, pucks=3):
     """A scene in which a command makes sense, e.g. "push the cyan ring to the left"."""
     kind, goal = command(text, goals)
     rng = np.random.default_rng((seed, 3))
-    while True:
+    for _ in range(100):                   # (one scene in about 200 fits)
         tables = world.sample(rng, 4096, goals=goals, pucks=pucks)
         asked = (tables.kind[np.arange(len(tables)), tables.target] == kind).all(1) & (tables.goal == goal)
         if asked.any():
             return tables.take(np.flatnonzero(asked)[:1])
+    raise ValueError(f"no scene found for {text!r}; say another object or goal")
 
 
 def aim(tables, text, goals):
@@ -319,52 +253,46 @@ def table(summary):
     lines.append(f"{'ms per chunk':24s}" + "  ".join(
         f"{k} {'-' if v is None else v}" for k, v in summary["ms_per_chunk"].items()))
     if "train_seconds" in summary:
-        lines.append(f"{'seconds':24s}training {summary['train_seconds']}, all {summary['total_seconds']}; "
-                     f"peak memory {summary['peak_rss_mib']} MiB")
-        lines.append(f"{'speed':24s}{1000 * summary['train_seconds'] / summary['steps']:.0f} ms a step of "
-                     f"{summary['gflop_per_step']} GFLOP, {100 * summary['share_of_peak']:.0f} % of "
-                     f"this machine's matrix peak ({summary['matrix_peak_gflops']} GFLOP/s); "
+        memory = summary["peak_rss_mib"]
+        lines.append(f"{'seconds':24s}training {summary['train_seconds']}, all {summary['total_seconds']}; peak memory "
+                     f"{'unknown' if memory is None else f'{memory} MiB'}")
+        lines.append(f"{'speed':24s}{1000 * summary['train_seconds'] / summary['steps']:.0f} ms a step, "
                      f"{100 * summary['data_wait_share']:.0f} % of the time spent waiting for data")
     return "\n".join(lines)
 
 
 def main():
-    from nano_ki.checkpoint import write_json
-    from nano_ki.train import load_model
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = program.parser(__doc__)
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--instruction", help="draw one scene that has this object, write its GIF")
     parser.add_argument("--scene", type=int, help="give that instruction in this scene (0, 1, ...) instead")
     parser.add_argument("--scenes", type=int, help="scenes in each test set (default: the run's)")
     parser.add_argument("--seed", type=int, default=0, help="of the scene for --instruction")
-    parser.add_argument("--more", action="store_true", help="what nano_ki.compare asks besides, as JSON")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
-    try:
-        model = load_model(args.run)
-        if args.instruction:
-            goals, pucks = model.config.goals, model.config.pucks
-            if args.scene is None:
-                tables = scene_for(args.instruction, goals, args.seed, pucks)
-            else:
-                if args.scene < 0:
-                    raise ValueError(f"--scene is {args.scene}; it must be 0 or more")
-                tables = test_scenes("all", args.scene + 1, goals, pucks=pucks).take([args.scene])
-                aim(tables, args.instruction, goals)
-            path = Path(args.run) / ("-".join(args.instruction.split()) + ".gif")
-            won = film(model, tables, path)
-            print(f"{language.instruction(tables)[0]}: {'done' if won[0] else 'not done'} -> {path}")
-            return
-        if args.scenes is not None:
-            if args.scenes < 1:
-                raise ValueError(f"--scenes is {args.scenes}; it must be above 0")
-            model.config = replace(model.config, scenes=args.scenes)
-        result = (measure_more if args.more else measure)(model)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    write_json(Path(args.run) / ("more.json" if args.more else "evaluation.json"), result)
-    print(json.dumps(result, indent=1) if args.json or args.more else table(result))
+    torch.set_num_threads(1)               # (as fast on idle cores for one robot, and much faster on busy ones)
+    model = load_model(args.run)
+    if args.instruction is not None:
+        goals, pucks = model.config.goals, model.config.pucks
+        if args.scene is None:
+            configuration.in_bounds(vars(args), ["seed"])
+            tables = scene_for(args.instruction, goals, args.seed, pucks)
+        else:
+            if not 0 <= args.scene < 10 ** 6:
+                raise ValueError(f"--scene is {args.scene}; it must be 0 or more: 0 to 1e+06")
+            tables = test_scenes("all", args.scene + 1, goals, pucks=pucks).take([args.scene])
+            aim(tables, args.instruction, goals)
+        path = Path(args.run) / ("-".join(language.instruction(tables)[0].split()) + ".gif")
+        won = film(model, tables, path)
+        print(f"{language.instruction(tables)[0]}: {'done' if won[0] else 'not done'} -> {path}")
+        return
+    if args.scenes is not None:
+        configuration.in_bounds(vars(args), ["scenes"])
+        model.config = replace(model.config, scenes=args.scenes)
+    result = measure(model)
+    program.write_json(Path(args.run) / "evaluation.json", result)
+    print(json.dumps(result, indent=1) if args.json else table(result))
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -10,14 +10,11 @@ merged over an alphabet of *integers* -A..A. A = ceil(gamma * reach * sqrt(H)): 
 with |x| <= reach can leave it, so there are no unseen symbols. Every sequence drawn under `allowed`
 decodes. Needs numpy alone.
 
-Try it: python -m nano_ki.fast [FILE.npz --horizon 30]          Read next: episodes.py
+Try it: python -m tutorials.studies.fast [FILE.npz --horizon 30]          Read next: episodes.py
 """
-import argparse
 import json
 import os
-import sys
-import time
-import zipfile
+import warnings
 import zlib
 
 import numpy as np
@@ -76,24 +73,21 @@ class FAST:
             order="use", transform="dct"):
         """A tokenizer for chunks [N, H, D] (training data only).
 
-        low, high: [D] known limits; by default the 1st and 99th percentile of each dimension. reach: no
-        chunk within +-reach (normalised) can saturate. most: chunks used for the merges (more change
+        low, high: [D] known limits; by default the 1st and 99th percentile of each dimension, or wider where
+        it moves rarely but far. reach: no chunk within +-reach (normalised) can saturate. most: chunks used for the merges (more change
         the token count by under 2 %). order: "use" puts the coefficients that are most often not zero
         first (in eighths; within one, lowest frequency first), "frequency" is the paper's order. transform:
         "none" leaves the DCT and the merges out: one bin and one token for each number, the naive way.
         ValueError for bad chunks, another order or a vocab below the alphabet.
         """
-        chunks = _check(chunks, "chunks")
+        chunks = finite(chunks, "chunks")
         if chunks.ndim != 3 or not chunks.size:
             raise ValueError(f"chunks have shape {chunks.shape}; wanted [N, H, D], none of them 0")
         if not (np.isfinite(gamma) and gamma > 0 and np.isfinite(reach) and reach > 0):
             raise ValueError(f"gamma is {gamma} and reach {reach}; both must be finite and above 0")
         flat = chunks.reshape(-1, chunks.shape[2])
         if low is None or high is None:
-            low, high = np.percentile(flat, (1, 99), axis=0)
-            # A dimension that hardly ever moves (a gripper) has q01 = q99 and yet is not constant.
-            rare = high - low <= 1e-6 * (flat.max(0) - flat.min(0))
-            low, high = np.where(rare, flat.min(0), low), np.where(rare, flat.max(0), high)
+            low, high = _limits(flat, reach)
         low, high = np.broadcast_to(low, flat.shape[1:]), np.broadcast_to(high, flat.shape[1:])
         horizon = chunks.shape[1]
         alphabet = int(np.ceil(gamma * reach * (1 if transform == "none" else np.sqrt(horizon))))
@@ -129,7 +123,7 @@ class FAST:
 
         ValueError for another H or D, NaN or infinity.
         """
-        chunks = _check(chunks, "chunks")
+        chunks = finite(chunks, "chunks")
         if chunks.ndim not in (2, 3) or chunks.shape[-2:] != (self.horizon, self.dims):
             raise ValueError(f"chunks have shape {chunks.shape}; wanted [N, {self.horizon}, {self.dims}]"
                              f" or [{self.horizon}, {self.dims}]")
@@ -191,24 +185,6 @@ class FAST:
         half = .5 / self.gamma
         return half, half * np.abs(self.dct).sum(0).max()
 
-    def report(self, chunks):
-        """What these chunks cost and lose, as a dict of numbers.
-
-        tokens_mean, tokens_p50, tokens_p95, tokens_max per chunk; naive (one token a number) and
-        compression against it; rmse and max_error in normalised units with their bounds (rmse_bound,
-        bound), which hold when `saturated` coefficients are 0.
-        """
-        tokens = self.encode(chunks)
-        saturated = self.saturated
-        error = self.normalise(self.decode(tokens)) - self.normalise(_check(chunks, "chunks"))
-        count = np.array([len(t) for t in tokens])
-        naive, (rmse_bound, bound) = self.horizon * self.dims, self.bound()
-        return {"chunks": len(count), "tokens_mean": count.mean(), "tokens_p50": np.percentile(count, 50),
-                "tokens_p95": np.percentile(count, 95), "tokens_max": int(count.max()), "naive": naive,
-                "compression": naive / count.mean(), "rmse": np.sqrt((error ** 2).mean()),
-                "rmse_bound": rmse_bound, "max_error": np.abs(error).max(), "bound": bound,
-                "saturated": saturated}
-
     def state(self):
         """Everything, as plain numbers and lists, with a checksum: one wrong digit would go unnoticed."""
         data = dict(format="nano_ki FAST", version=VERSION, horizon=self.horizon, gamma=self.gamma,
@@ -246,9 +222,14 @@ class FAST:
 
     def save(self, path):
         """One JSON file, written to a temporary name first."""
-        with open(f"{path}.part", "w") as f:
-            json.dump(self.state(), f)
-        os.replace(f"{path}.part", path)
+        try:
+            with open(f"{path}.part", "w", encoding="utf-8") as f:
+                json.dump(self.state(), f)
+            os.replace(f"{path}.part", path)
+        except OSError as error:
+            if os.path.exists(f"{path}.part"):
+                os.remove(f"{path}.part")
+            raise OSError(f"cannot write {path} ({error}); free some space, or choose another folder") from None
 
     @classmethod
     def load(cls, path):
@@ -268,6 +249,10 @@ class FAST:
         coefficient = np.rint(self.gamma * np.matmul(self.dct, self.normalise(chunks)))
         clipped = np.clip(coefficient, -self.alphabet, self.alphabet)
         self.saturated = int((clipped != coefficient).sum())
+        if self.saturated:
+            warnings.warn(f"{self.saturated} of {coefficient.size} coefficients are beyond the tokenizer's alphabet and were "
+                          "clipped: these chunks decode to other actions. Fit it on data that hold such motion, or raise reach",
+                          stacklevel=3)
         return clipped.reshape(len(chunks), -1)[:, self.order].astype(np.int64) + self.alphabet
 
     def _merge(self, symbols):
@@ -292,11 +277,23 @@ class FAST:
         return ids.astype(np.int64)
 
 
+def _limits(flat, reach):
+    """(low, high) [D] to map to -1 and 1: the 1st and 99th percentile of actions [n, D]. A dimension that moves rarely
+    but far (a gripper that opens once in an episode) gets wider ones, so that all of its motion lies within +-reach:
+    what happens in more than one step of 10,000 is motion, what is rarer may be a glitch."""
+    least, low, high, most = np.percentile(flat, (.01, 1, 99, 99.99), axis=0)
+    still = high - low <= 1e-6 * (flat.max(0) - flat.min(0))                 # (q01 = q99, and yet not constant)
+    low, high = np.where(still, flat.min(0), low), np.where(still, flat.max(0), high)
+    middle, half = (low + high) / 2, (high - low) / 2
+    wide = np.maximum(most - middle, middle - least) / reach
+    return np.where(wide > half, middle - wide, low), np.where(wide > half, middle + wide, high)
+
+
 def _checksum(data):
     return zlib.crc32(json.dumps(data, sort_keys=True).encode())
 
 
-def _check(array, name):
+def finite(array, name):
     try:
         array = np.asarray(array, np.float64)
     except (TypeError, ValueError) as error:
@@ -353,130 +350,3 @@ def _learn(symbols, base, vocab):
         count(at, np.array((-1, 0)), 1)                    # ... and those that begin
         merges.append((a, b))
     return merges
-
-
-def read_episodes(path):
-    """A list of float arrays [T, D] from an .npz with `flat` [sum T, D] and `lengths` [episodes]."""
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            flat, lengths = _check(z["flat"], "flat"), np.asarray(z["lengths"])
-    except (KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not an .npz with arrays flat [sum T, D] and lengths: {error}") from None
-    whole = flat.ndim == 2 and lengths.ndim == 1 and lengths.dtype.kind in "iu"
-    if not whole or (lengths < 0).any() or lengths.sum() != len(flat):
-        raise ValueError(f"{path}: flat has shape {flat.shape}, lengths {lengths.dtype} of shape {lengths.shape} "
-                         f"adding up to {lengths.sum()}; wanted [sum T, D] and whole numbers adding up to sum T")
-    return np.split(flat, np.cumsum(lengths)[:-1])
-
-
-def windows(episodes, horizon, stride):
-    """Chunks [N, H, D]: every `stride`-th window of each episode; shorter episodes give none."""
-    views = [np.lib.stride_tricks.sliding_window_view(e, horizon, 0)[::stride] for e in episodes
-             if len(e) >= horizon]
-    if not views:
-        raise ValueError(f"no episode is {horizon} steps long; the longest has {max(map(len, episodes), default=0)}")
-    return np.concatenate(views).swapaxes(1, 2)
-
-
-def plot(fast, chunk, path):
-    """PNG: one chunk before and after, its coefficients, and the spans of its tokens."""
-    from PIL import Image, ImageDraw, ImageFont
-    tokens = fast.encode(chunk)
-    before, after = fast.normalise(chunk), fast.normalise(fast.decode(tokens))
-    grid = (fast._symbols(chunk[None]) - fast.alphabet).reshape(fast.horizon, fast.dims)
-    cell = max(3, min(14, 900 // fast.dims, 420 // fast.horizon))
-    wide = max(900, fast.dims * cell + 40)
-    image = Image.new("RGB", (wide, 320 + fast.horizon * cell), "white")
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(13)
-    hues = [tuple(int(127 + 110 * np.cos(2.4 * d + k)) for k in (0, 2.1, 4.2)) for d in range(fast.dims)]
-    low, high = min(before.min(), after.min()), max(before.max(), after.max()) + 1e-9
-    pen.text((20, 6), f"one chunk, {fast.horizon} steps x {fast.dims} dimensions, normalised: as it was (thin), "
-             "decoded (dots)", "black", font)
-    for d in range(fast.dims):
-        x = 20 + np.arange(fast.horizon) * (wide - 40) / max(fast.horizon - 1, 1)
-        pen.line(list(zip(x, 215 - 185 * (before[:, d] - low) / (high - low), strict=True)), hues[d], 1)
-        for px, py in zip(x, 215 - 185 * (after[:, d] - low) / (high - low), strict=True):
-            pen.ellipse((px - 2, py - 2, px + 2, py + 2), hues[d])
-    pen.text((20, 228), f"its {grid.size} coefficients in the order of the list, row by row; blue -, red +, grey 0;", "black", font)
-    pen.text((20, 246), f"a black bar begins each of its {len(tokens)} tokens", "black", font)
-    for k, value in enumerate(grid.ravel()):
-        x, y = 20 + k % fast.dims * cell, 272 + k // fast.dims * cell
-        shade = int(150 * min(1, abs(value) / 8))
-        pen.rectangle((x, y, x + cell - 1, y + cell - 1), (230, 230, 230) if value == 0 else
-                      (255, 190 - shade, 190 - shade) if value > 0 else (190 - shade, 190 - shade, 255))
-    for k in np.cumsum(fast.lengths[tokens]) - fast.lengths[tokens]:
-        x, y = 20 + k % fast.dims * cell, 272 + k // fast.dims * cell
-        pen.line((x, y, x, y + cell - 1), "black", max(1, cell // 5))
-    image.save(f"{path}.part", "PNG")
-    os.replace(f"{path}.part", path)
-
-
-def _median_seconds(function, times=5):
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - start)
-    return float(np.median(taken))
-
-
-HELP_DATA = """
-Data: an .npz with `flat`, float [sum T, D], all episodes behind each other, and `lengths`, int [episodes].
-From LeRobot: a dataset's parquet files hold a row a frame; np.stack the column "action", and count rows per
-"episode_index" for lengths. From LIBERO (HDF5): flat is the concatenation of data/demo_*/actions, lengths
-their numbers of rows. Then np.savez("mine.npz", flat=flat, lengths=lengths)."""
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        description="Fit a FAST tokenizer on the first 80 % of a file's episodes, report on the rest.",
-        epilog=HELP_DATA, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("file", nargs="?", help="episodes; none: smooth made-up chunks")
-    parser.add_argument("--horizon", type=int, default=30, help="steps per chunk (about one second)")
-    parser.add_argument("--gamma", type=float, default=10., help="coefficients are rounded to 1 / gamma")
-    parser.add_argument("--vocab", type=int, default=1024, help="tokens in all")
-    parser.add_argument("--stride", type=int, default=5, help="steps from one window to the next")
-    parser.add_argument("--out", help="JSON to write the tokenizer to (default: FILE.fast.json)")
-    parser.add_argument("--plot", help="PNG of one chunk, its coefficients and tokens")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
-    try:
-        if min(args.horizon, args.stride) < 1:
-            raise ValueError(f"--horizon {args.horizon}, --stride {args.stride}; both must be above 0")
-        if args.file:
-            episodes = read_episodes(args.file)
-        else:
-            rng, t = np.random.default_rng(0), np.linspace(0, 4, 120)[:, None]
-            episodes = [np.sin(t * rng.uniform(.5, 2, 7) + rng.uniform(0, 6, 7)) for _ in range(50)]
-        cut = max(1, int(.8 * len(episodes)))
-        train, test = (windows(part, args.horizon, args.stride) for part in (episodes[:cut], episodes[cut:]))
-        start = time.perf_counter()
-        fast = FAST.fit(train, args.gamma, args.vocab)
-        fit_s = time.perf_counter() - start
-        tokens = fast.encode(test)
-        encode_ms, decode_ms = (1000 * _median_seconds(f) / len(test) for f in (
-            lambda: fast.encode(test), lambda: fast.decode(tokens)))
-        report = {k: round(float(v), 5) for k, v in fast.report(test).items()}
-        report |= {"fit_s": round(fit_s, 3), "encode_ms": round(encode_ms, 4), "decode_ms": round(decode_ms, 4)}
-        out = args.out or (f"{args.file.removesuffix('.npz')}.fast.json" if args.file else None)
-        if out:
-            fast.save(out)
-        if args.plot:
-            plot(fast, test[len(test) // 2], args.plot)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    if args.json:
-        print(json.dumps(report))
-        return
-    r = report
-    print(f"{len(train)} chunks to fit ({r['fit_s']} s), {len(test)} to test, {fast.horizon} x {fast.dims}")
-    print(f"  tokens per chunk  mean {r['tokens_mean']:.1f}  p50 {r['tokens_p50']:.0f}  p95 {r['tokens_p95']:.0f}  "
-          f"max {r['tokens_max']:.0f}   naive {r['naive']:.0f}: {r['compression']:.1f} x as many")
-    print(f"  RMSE {r['rmse']:.4f} (bound {r['rmse_bound']:.3f})  maximum error {r['max_error']:.3f} "
-          f"(bound {r['bound']:.3f})  saturated coefficients {r['saturated']:.0f}")
-    print(f"  encode {r['encode_ms']:.3f} ms, decode {r['decode_ms']:.3f} ms a chunk, in batch"
-          + (f"   -> {out}" if out else ""))
-
-
-if __name__ == "__main__":
-    main()

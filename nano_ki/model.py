@@ -12,9 +12,10 @@ VLM token ever sees the expert, one transformer with two weight sets (arXiv 2505
 run the VLM once, keep each layer's (K, V) of the prefix, run the expert on that memory. Training and
 acting are then the same code, and insulation is one `.detach()` in one place: `VLA.memory_for_expert`.
 
-Try it: python -m nano_ki.model          Read next: probe.py, train.py
+Read next: train.py (the two losses are added up there), probe.py
 """
 from collections import namedtuple
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -36,23 +37,17 @@ class VLA(nn.Module):
     def __init__(self, config, fast):
         super().__init__()
         c = self.config = config
-        # The longest answer: FAST tokens of one coefficient each, and <end>.
-        self.vlm = VLM(c.vlm_width, c.vit_depth, c.depth, c.image, FIRST_FAST + fast.vocab, SLOTS,
-                       fast.horizon * fast.dims + 1)
+        longest = fast.horizon * fast.dims + 1          # FAST tokens of one coefficient each, and <end>
+        self.vlm = VLM(c.vlm_width, c.vit_depth, c.depth, c.image, FIRST_FAST + fast.vocab, SLOTS, longest)
         self.expert = Expert(c.expert_width, c.vlm_width, c.depth, fast.horizon, fast.dims)
-        self.fast = fast
-        self.insulate, self.expert_trains = c.insulate, True      # (train.py: not before config.expert_from)
-        # Coefficients that each id of the vocabulary stands for; words stand for none and are barred.
-        size = torch.full((FIRST_FAST + fast.vocab,), fast.horizon * fast.dims + 1)
-        size[FIRST_FAST:] = torch.from_numpy(fast.lengths)
-        size[END] = 0
-        self.register_buffer("coefficients", size, persistent=False)
+        self.fast, self.insulate = fast, c.insulate
+        self.expert_trains = True                       # (train.py: not before config.expert_from)
 
     def memory_for_expert(self, memory):
         """What the expert may read: per layer the (K, V) of the prefix, insulated or not.
 
         THE STOP-GRADIENT. It stops the flow loss, in every layer, from reaching any weight of the VLM:
-        both K and V, for the expert's queries. It must not stop the cross-entropy: the VLM's own queries
+        both K and V, for the expert's queries. It does not stop the cross-entropy: the VLM's own queries
         attend to the undetached K and V inside VLM.forward. The forward values are the same either way.
         """
         if self.insulate:
@@ -76,7 +71,7 @@ class VLA(nn.Module):
         zero = prefix.new_zeros(())
         out = {"fast": zero, "text": zero, "ce": zero, "flow": zero}
         if self.config.cross_entropy:
-            logits, memory = self.vlm(prefix, batch.answer[:, :-1], leak=self.config.expert_sees_fast)
+            logits, memory = self.vlm(prefix, batch.answer[:, :-1])
             loss = F.cross_entropy(logits.transpose(1, 2).float(), batch.answer, reduction="none",
                                    ignore_index=PAD)
             real = batch.answer != PAD
@@ -104,17 +99,19 @@ class VLA(nn.Module):
 
         Normalised actions (fast.restore gives table units). steps: default config.euler_steps.
         """
-        _, memory = self.vlm(self.vlm.prefix(image, prompt))
-        noise = torch.empty(len(image), 1, self.fast.horizon, self.fast.dims, device=image.device)
-        noise.normal_(generator=generator)
-        x = flow.euler(lambda x, t: self.expert(x, t, memory), noise, steps or self.config.euler_steps)
+        with threads_for(len(image)):
+            _, memory = self.vlm(self.vlm.prefix(image, prompt))
+            noise = torch.empty(len(image), 1, self.fast.horizon, self.fast.dims, device=image.device)
+            noise.normal_(generator=generator)
+            x = flow.euler(lambda x, t: self.expert(x, t, memory), noise, steps or self.config.euler_steps)
         return x[:, 0]
 
     @torch.no_grad()
     def act_tokens(self, image, prompt):
         """Autoregressive: FAST tokens one by one, only such as can still decode -> chunks [B, H, A]."""
         longest = self.fast.horizon * self.fast.dims + 1
-        tokens = self.vlm.generate(image, prompt, longest, self.allowed, END).cpu().numpy()
+        with threads_for(len(image)):
+            tokens = self.vlm.generate(image, prompt, longest, self.allowed, END).cpu().numpy()
         ids = [row[row >= FIRST_FAST] - FIRST_FAST for row in tokens]
         chunks = self.fast.normalise(self.fast.decode(ids))
         return torch.from_numpy(chunks).float().to(image.device)
@@ -124,7 +121,25 @@ class VLA(nn.Module):
 
         The same rule as FAST.allowed, over the VLM's vocabulary and on its device.
         """
-        left = self.fast.horizon * self.fast.dims - self.coefficients[tokens].sum(1, keepdim=True)
-        mask = self.coefficients <= left
+        longest = self.fast.horizon * self.fast.dims
+        # Coefficients that each id stands for. Words stand for none: they count as too long, and so never fit.
+        size = torch.full((FIRST_FAST + self.fast.vocab,), longest + 1, device=tokens.device)
+        size[FIRST_FAST:] = torch.from_numpy(self.fast.lengths)
+        size[END] = 0
+        left = longest - size[tokens].sum(1, keepdim=True)
+        mask = size <= left
         mask[:, END] = left[:, 0] == 0
         return mask
+
+
+@contextmanager
+def threads_for(robots):
+    """CPU threads to act with: one for one robot. Its products are too small for a second thread to help, and on a
+    busy machine the two wait for each other (measured beside two busy processes: 43 ms a chunk, 184 with two)."""
+    before = torch.get_num_threads()
+    if robots == 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

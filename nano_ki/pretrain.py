@@ -6,12 +6,9 @@ it: the robot policy starts from it, and must not lose what it knows.
 
 Try it: python -m nano_ki.pretrain --steps 500 --out my_vlm.pt          Read next: model.py
 """
-import argparse
 import json
-import math
 import os
 import shutil
-import subprocess
 import sys
 import time
 from datetime import date
@@ -22,133 +19,16 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from nano_ki import language, ranks, render, world
-from nano_ki.checkpoint import first_line, write_json, write_whole
-from nano_ki.decoder import VLM
+from nano_ki import config as configuration
+from nano_ki import language, program, ranks, render, world
+from nano_ki.checkpoint import find, load_vlm, new_vlm, save_vlm, sizes
 from nano_ki.episodes import drawn_ahead
+from nano_ki.evaluate import vqa
+from nano_ki.optim import optimisers, schedule, set_rate
+from nano_ki.program import ROOT, say, write_json, write_whole
 
-ROOT = Path(__file__).resolve().parent.parent
-FORMAT = "nano_ki VLM 1"
 RATE = .01           # Muon learning rate of pre-training (AdamW: x .15)
-HIDDEN = ("blocks.", "small.", "large.")      # names of modules whose matrices Muon trains
-
-
-class Muon(torch.optim.Muon):
-    """PyTorch's Muon, but it makes the updates of all matrices of one shape orthogonal together, on a CPU in float32.
-
-    PyTorch does it one by one, in bfloat16. Few CPUs multiply bfloat16: on one that does not (AMD Zen 3) that took
-    250 of the 940 ms of a training step, and this takes 25. Matrices that FSDP2 cut up are put together first, once.
-    """
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            same = {}                                         # shape -> [(matrix, its update)]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                mean = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(mean, group["momentum"])                              # (Nesterov)
-                same.setdefault(p.shape, []).append((p, ranks.plain(update)))
-            for (rows, columns), pairs in same.items():
-                updates = torch.stack([u for _, u in pairs])
-                updates = updates.bfloat16() if updates.is_cuda else updates
-                updates = orthogonal(updates, group["ns_coefficients"], group["ns_steps"])
-                rate = group["lr"] * max(1, rows / columns) ** .5
-                for (p, _), update in zip(pairs, updates, strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(ranks.cut_like(update, p), alpha=rate)
-
-
-def orthogonal(x, coefficients, steps):
-    """Matrices [n, rows, columns] -> about U V^T of each (its singular values come out between .7 and 1.2), by Newton
-    and Schulz's iteration."""
-    a, b, c = coefficients
-    if x.shape[1] > x.shape[2]:
-        return orthogonal(x.mT, coefficients, steps).mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
-
-
-def optimisers(module, muon_rate, adam_rate):
-    """Muon (arXiv 2502.16982) on hidden matrices, AdamW on the rest: what touches words, actions, times
-    and biases directly. AdamW alone stays on the plateau before grounding sets in.
-
-    Each group keeps its rate in "peak", for `set_rate`.
-    """
-    hidden, rest = [], []
-    for name, p in module.named_parameters():
-        if p.requires_grad:
-            (hidden if p.ndim == 2 and name.removeprefix("vit.").startswith(HIDDEN) else rest).append(p)
-    both = [Muon(hidden, lr=muon_rate, momentum=.95, weight_decay=0.),
-            torch.optim.AdamW(rest, lr=adam_rate, betas=(.9, .95), weight_decay=0.)]
-    for optimiser in both:
-        for group in optimiser.param_groups:
-            group["peak"] = group["lr"]
-    return both
-
-
-def schedule(step, steps, warmup):
-    """Factor on the learning rate: linear warm-up, flat, linear to 0 over the second half."""
-    return min(1, (step + 1) / warmup, 2 * (1 - step / steps))
-
-
-def set_rate(optimiser, factor):
-    for group in optimiser.param_groups:
-        group["lr"] = factor * group["peak"]
-
-
-def new_vlm(config, fast_vocab=0):
-    """An untrained VLM of the sizes in config, with room for so many FAST tokens."""
-    return VLM(config.vlm_width, config.vit_depth, config.depth, config.image,
-               language.FIRST_FAST + fast_vocab, language.SLOTS, language.ANSWER)
-
-
-def sizes(config):
-    """The settings that a stored VLM must share."""
-    return {k: getattr(config, k) for k in ("vlm_width", "vit_depth", "depth", "image")}
-
-
-def find(path):
-    """A path as given, or inside the project if it is relative and not found from here."""
-    path = Path(path)
-    return path if path.exists() or path.is_absolute() else ROOT / path
-
-
-def load_vlm(vlm, path, config):
-    """Copy a stored VLM into `vlm` (rows for words only: FAST tokens are new). ValueError if it does not
-    fit; FileNotFoundError with what to do if it is not there."""
-    path = find(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no VLM at {path}; make it with: python -m nano_ki.pretrain --out {path}")
-    try:
-        stored = torch.load(path, weights_only=True)
-        if stored["format"] != FORMAT:
-            raise ValueError(f"its format is {stored['format']!r}")
-        weights = stored["weights"]
-    except Exception as error:          # torch raises many kinds for a damaged or foreign file
-        raise ValueError(f"{path} is not a whole {FORMAT!r} file ({type(error).__name__}: "
-                         f"{first_line(error)}); make it again with: python -m nano_ki.pretrain "
-                         f"--out {path}") from None
-    if stored.get("sizes") != sizes(config):
-        raise ValueError(f"{path} was made with {stored.get('sizes')}, this run has {sizes(config)}; choose "
-                         "another --vlm, or make one with python -m nano_ki.pretrain and the same flags")
-    if stored.get("words") != list(language.WORDS) or set(weights) != set(vlm.state_dict()):
-        raise ValueError(f"{path} holds other words or weights than this code knows; make it again with "
-                         f"python -m nano_ki.pretrain --out {path}")
-    with torch.no_grad():
-        for name, p in vlm.state_dict().items():        # (there may be fewer words and answer positions)
-            p[:len(weights[name])] = weights[name]
-
-
-def save_vlm(vlm, path, config):
-    content = {"format": FORMAT, "sizes": sizes(config), "words": list(language.WORDS), "weights": vlm.state_dict()}
-    write_whole(path, lambda f: torch.save(content, f))
+SAVE_EVERY = 500     # steps between files from which a stopped pre-training goes on
 
 
 class Lessons:
@@ -167,10 +47,14 @@ class Lessons:
         return tuple(map(torch.from_numpy, (render.picture_book(tables, rng, c.image), prompt, answer)))
 
 
+def can_compile():
+    return any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "gcc", "cc", "clang", "cl")))
+
+
 def compile_blocks(*stacks):
     """Compile the transformer blocks of these modules, in place: all of a stack share one compiled program.
     ValueError where there is no compiler."""
-    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "gcc", "cc", "clang", "cl"))):
+    if not can_compile():
         raise ValueError("--compile needs a C++ compiler, and none is on the PATH; install one (g++) or use --no-compile")
     for stack in stacks:
         for block in stack.blocks:
@@ -178,7 +62,8 @@ def compile_blocks(*stacks):
 
 
 def make_vlm(config, say):
-    """If config names a VLM that is not there and says for how many steps to pre-train one: do that."""
+    """If config names a VLM that is not there and says for how many steps to pre-train one: do that. KeyboardInterrupt
+    if it was stopped (and saved)."""
     if not (config.vlm and config.vlm_steps) or find(config.vlm).exists():
         return
     if ranks.who()[1] > 1:
@@ -186,21 +71,33 @@ def make_vlm(config, say):
                          f"{config.preset} --steps {config.vlm_steps} --batch {config.batch} --out {config.vlm}")
     say(f"no VLM at {config.vlm}: pre-training one, {config.vlm_steps} steps of {config.batch} pages")
     Path(config.vlm).parent.mkdir(parents=True, exist_ok=True)
-    made = pretrain(config, f"{config.vlm}.unfinished", config.vlm_steps, config.batch, 0, RATE)
-    for suffix in (".json", ""):                      # (a VLM that is there is a finished one)
-        os.replace(f"{config.vlm}.unfinished{suffix}", f"{config.vlm}{suffix}")
+    made = pretrain(config, config.vlm, config.vlm_steps, config.batch, 0, RATE)
+    if made is None:
+        raise KeyboardInterrupt
     say(f"it took {made['minutes']} minutes and answers {made['scores']}")
 
 
-def pretrain(config, path, steps, batch, seed, rate, start=""):
-    """Train a VLM, from nothing or from the file `start`, and write it to `path`, its provenance (with that
-    of `start`) beside it. Returns the provenance."""
-    from nano_ki.evaluate import vqa
-    began, rng = time.perf_counter(), np.random.default_rng((seed, 3))
+def pretrain(config, path, steps, batch, seed, rate, start="", stop=lambda step: False):
+    """Train a VLM, from nothing or from the file `start`, and write it to `path`, its provenance (with that of `start`)
+    beside it. Returns the provenance, or None if it was stopped: by Ctrl-C, or by stop(step).
+
+    A pre-training that was stopped or killed leaves path.unfinished; the same call goes on from there.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with program.claimed(f"{path}.running", f"the VLM {path}"):
+            return _pretrain(config, Path(path), steps, batch, seed, rate, start, stop)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _pretrain(config, path, steps, batch, seed, rate, start, stop):
+    began, unfinished = time.perf_counter(), Path(f"{path}.unfinished")
+    what = {"steps": steps, "batch": batch, "seed": seed, "rate": rate, "start": str(start), "pucks": config.pucks, **sizes(config)}
     torch.manual_seed(seed)
     if config.device == "cuda":
         torch.set_float32_matmul_precision("high")
-    vlm, earlier = new_vlm(config), None
+    vlm, earlier, first, minutes = new_vlm(config), None, 0, 0.
     if start:
         load_vlm(vlm, start, config)
         note = find(f"{start}.json")
@@ -209,68 +106,102 @@ def pretrain(config, path, steps, batch, seed, rate, start=""):
     if config.compile:
         compile_blocks(vlm.vit, vlm)
     groups = optimisers(vlm, rate, .15 * rate)
-    bar = tqdm(range(steps), desc="pretrain", dynamic_ncols=True,
-               mininterval=.2 if sys.stderr.isatty() else 20)
-    smooth, cuda = None, config.device == "cuda"
-    lessons = drawn_ahead(Lessons(config, batch, seed), range(steps), config.workers, pin=cuda)
-    for step, lesson in zip(bar, lessons, strict=True):
-        image, prompt, answer = (x.to(config.device, non_blocking=True) for x in lesson)
-        # Half of the batches skip the last layer. What only that layer finds out is in nobody's memory: the
-        # expert reads each layer's (K, V), that is, what was known *before* the layer.
-        layers = config.depth - (config.depth > 1 and rng.random() < .5)
-        with torch.autocast(config.device, torch.bfloat16, enabled=config.bfloat16):
-            logits, _ = vlm(vlm.prefix(image, prompt), answer[:, :-1], layers)
-        loss = F.cross_entropy(logits.transpose(1, 2).float(), answer, ignore_index=language.PAD)
-        vlm.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimiser in groups:
-            set_rate(optimiser, schedule(step, steps, 100))
-            optimiser.step()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}; try a lower --rate")
-        smooth = loss.item() if smooth is None else .98 * smooth + .02 * loss.item()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
-        if (step + 1) % 1000 == 0 or step + 1 == steps:
-            with torch.compiler.set_stance("force_eager"):
-                scores = {pictures: vqa(vlm, pictures, size=config.image, pucks=config.pucks)
-                          for pictures in ("book", "robot")}
-            tqdm.write(f"step {step + 1}: loss {smooth:.3f} {scores}")
-            save_vlm(vlm, path, config)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    if (saved := _unfinished(unfinished, what)) is not None:
+        vlm.load_state_dict(saved["weights"])
+        for optimiser, state in zip(groups, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        first, minutes = saved["step"], saved["minutes"]
+        say(f"going on from step {first} ({unfinished})")
+    batches = Lessons(config, batch, seed)
+    if config.device == "cpu":
+        threads = config.threads or saved and saved["threads"] or ranks.fastest_threads(
+            lambda: loss_of(vlm, batches[0], config, config.depth).backward())
+        torch.set_num_threads(threads)
+    smooth, spent = None, lambda: minutes + (time.perf_counter() - began) / 60
+    lessons = drawn_ahead(batches, range(first, steps), config.workers, pin=config.device == "cuda")
+    bar = tqdm(range(first, steps), initial=first, total=steps, desc="pretrain", dynamic_ncols=True,
+               mininterval=.2 if sys.stderr and sys.stderr.isatty() else 20)
+    with program.AfterThisStep() as asked:
+        for step, lesson in zip(bar, lessons, strict=True):
+            # Half of the batches skip the last layer. What only that layer finds out is in nobody's memory: the
+            # expert reads each layer's (K, V), that is, what was known *before* the layer.
+            layers = config.depth - (config.depth > 1 and np.random.default_rng((seed, 3, step)).random() < .5)
+            loss = loss_of(vlm, lesson, config, layers)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss.item()} at step {step}; try a lower --rate")
+            vlm.zero_grad(set_to_none=True)
+            loss.backward()
+            for optimiser in groups:
+                set_rate(optimiser, schedule(step, steps, 100))
+                optimiser.step()
+            done, smooth = step + 1, loss.item() if smooth is None else .98 * smooth + .02 * loss.item()
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
+            stopping = asked() or stop(done)
+            if stopping or done % SAVE_EVERY == 0 or done == steps:
+                state = {**what, "step": done, "minutes": spent(), "threads": torch.get_num_threads(), "weights": vlm.state_dict(),
+                         "optimisers": [optimiser.state_dict() for optimiser in groups]}
+                write_whole(unfinished, lambda f, state=state: torch.save(state, f))
+            if stopping:
+                bar.close()
+                say(f"stopped after step {done}; the same command goes on")
+                return None
+            if done % 1000 == 0 and done < steps:
+                with asked.at_once():
+                    say(f"step {done}: loss {smooth:.3f} {scores_of(vlm, config)}")
+    save_vlm(vlm, path, config)
     made = {"command": " ".join(["python -m nano_ki.pretrain", *sys.argv[1:]]), "seed": seed,
-            "commit": commit.stdout.strip() or "unknown", "date": date.today().isoformat(),
-            "steps": steps, "batch": batch, "minutes": round((time.perf_counter() - began) / 60, 1),
+            "commit": program.commit(), "date": date.today().isoformat(),
+            "steps": steps, "batch": batch, "minutes": round(spent(), 1),
             "device": config.device, "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "parameters": sum(p.numel() for p in vlm.parameters()), "scores": scores, "started_from": earlier}
+            "parameters": sum(p.numel() for p in vlm.parameters()), "scores": scores_of(vlm, config), "started_from": earlier}
     write_json(f"{path}.json", made)
+    unfinished.unlink(missing_ok=True)
     return made
 
 
+def loss_of(vlm, lesson, config, layers):
+    """Cross-entropy of the answers to one batch of pages, read by so many layers of the decoder."""
+    image, prompt, answer = (x.to(config.device, non_blocking=True) for x in lesson)
+    with torch.autocast(config.device, torch.bfloat16, enabled=config.bfloat16):
+        logits, _ = vlm(vlm.prefix(image, prompt), answer[:, :-1], layers)
+    return F.cross_entropy(logits.transpose(1, 2).float(), answer, ignore_index=language.PAD)
+
+
+def _unfinished(path, what):
+    """What a stopped pre-training of the same settings left at `path`; None if there is none."""
+    try:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        return saved if all(saved[k] == v for k, v in what.items()) else None
+    except FileNotFoundError:
+        return None
+    except Exception as error:          # torch raises many kinds for a damaged or foreign file
+        say(f"warning: {path} cannot be read ({type(error).__name__}); starting from nothing")
+        return None
+
+
+def scores_of(vlm, config):
+    with torch.compiler.set_stance("force_eager"):
+        return {pictures: vqa(vlm, pictures, size=config.image, pucks=config.pucks) for pictures in ("book", "robot")}
+
+
 def main():
-    from nano_ki import config as configuration
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = program.parser(__doc__)
     parser.add_argument("--out", default=str(ROOT / "data" / "vlm.pt"), help="file to write")
-    parser.add_argument("--steps", type=int, default=9000, help="training steps")
-    parser.add_argument("--batch", type=int, default=64, help="pages in each batch")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--steps", type=int, default=9000, help="training steps (1 to 1e+08; default 9000)")
+    parser.add_argument("--batch", type=int, default=64, help="pages in each batch (1 to 65536; default 64)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (0 to 2.1e+09; default 0)")
     parser.add_argument("--start", default="", help="go on from this VLM (default: from nothing)")
-    parser.add_argument("--rate", type=float, default=RATE, help="Muon learning rate (AdamW: x .15)")
-    configuration.add_flags(parser, ("vlm_width", "vit_depth", "depth", "image", "pucks", "device", "preset", "bfloat16",
+    parser.add_argument("--rate", type=float, default=RATE, help="Muon learning rate; AdamW: x .15 (1e-09 to 10; default .01)")
+    configuration.add_flags(parser, ("vlm_width", "vit_depth", "depth", "image", "pucks", "device", "threads", "preset", "bfloat16",
                                      "compile", "workers"))
     args = vars(parser.parse_args())
     own = {k: args.pop(k) for k in ("out", "steps", "batch", "seed", "rate", "start")}
-    try:
-        for name in ("steps", "batch", "rate"):
-            if not 0 < own[name] < math.inf:
-                raise ValueError(f"--{name} is {own[name]}; it must be above 0 and finite")
-        if own["seed"] < 0:
-            raise ValueError(f"--seed is {own['seed']}; it must be 0 or more")
-        config = configuration.make(**args)
-        print(json.dumps(pretrain(config, own.pop("out"), **own), indent=1))
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    configuration.in_bounds({**own, "vlm_rate": own["rate"]}, ("steps", "batch", "seed", "vlm_rate"))
+    made = pretrain(configuration.make(**args), own.pop("out"), **own)
+    if made:
+        say(json.dumps(made, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main, files=True)

@@ -9,29 +9,23 @@ here does nothing.
 Read next: train.py, tutorials/11_scaling.md
 """
 import os
+import time
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+def several():
+    """Whether this process is one of several. (Some builds of PyTorch have no distributed part.)"""
+    return dist.is_available() and dist.is_initialized()
 
 
 @contextmanager
 def started(device):
     """Join the processes that torchrun started, if it did, and leave them at the end. Yields (rank, size)."""
-    if "LOCAL_RANK" not in os.environ or dist.is_initialized():
+    if "LOCAL_RANK" not in os.environ or several():
         yield who()
         return
     if device == "cuda":
@@ -49,7 +43,7 @@ def started(device):
 
 def who():
     """(rank, how many ranks there are)."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return (dist.get_rank(), dist.get_world_size()) if several() else (0, 1)
 
 
 def shares(shards):
@@ -62,11 +56,22 @@ def shares(shards):
 
 def total(value, device):
     """The sum of a number over all ranks."""
-    if not dist.is_initialized():
+    if not several():
         return value
-    value = torch.tensor(value, dtype=torch.float64, device=device)
+    # (float64 where a device has it: token counts must be exact)
+    value = torch.tensor(value, dtype=torch.float32 if device == "mps" else torch.float64, device=device)
     dist.all_reduce(value)
     return value.item()
+
+
+def anybody(flag, device):
+    """Whether `flag` holds on any rank."""
+    return total(float(flag), device) > 0
+
+
+def together(device):
+    """Nobody goes on before all are here."""
+    total(0., device)
 
 
 def plain(value):
@@ -78,12 +83,13 @@ def cut_like(value, p):
     """A tensor that every rank holds whole, cut up as p is: the inverse of `plain`."""
     if not hasattr(p, "full_tensor"):
         return value
+    from torch.distributed.tensor import distribute_tensor
     return distribute_tensor(value.to(p.dtype), p.device_mesh, p.placements, src_data_rank=None)
 
 
 def agree(value):
     """What rank 0 has here, on every rank."""
-    if not dist.is_initialized():
+    if not several():
         return value
     values = [value]
     dist.broadcast_object_list(values)
@@ -93,20 +99,57 @@ def agree(value):
 def spread(model, fsdp, unused=False):
     """The model to call in training: `model` itself, in DDP, or cut up in place by FSDP2. unused: a step does not
     reach every weight (pi0 uses no head, pi0_fast no expert)."""
-    if fsdp and not dist.is_initialized():
-        raise ValueError("--fsdp needs several processes: torchrun --nproc-per-node N -m nano_ki.train --fsdp ...")
-    if not dist.is_initialized():
+    if not several():
+        if fsdp:
+            raise ValueError("--fsdp needs several processes: torchrun --nproc-per-node N -m nano_ki.train --fsdp ...")
         return model
     if not fsdp:
         return DistributedDataParallel(model, find_unused_parameters=unused)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
     mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
     for block in (*model.vlm.vit.blocks, *model.vlm.blocks, *model.expert.blocks):
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)
 
 
+def fastest_threads(work, tries=3):
+    """How many CPU threads do work() fastest now: a machine may be busy, and then two threads wait for each other. Each
+    of 1, 2, 4, ... threads, up to those that PyTorch has, does it a few times. The answer is rank 0's, on all ranks."""
+    most, took = torch.get_num_threads(), {}
+    counts = sorted({most, *(2 ** k for k in range(most.bit_length()))})
+    for threads in counts if most > 1 else ():
+        torch.set_num_threads(threads)
+        for _ in range(tries + 1):                           # (the first time is not counted)
+            start = time.perf_counter()
+            work()
+            took.setdefault(threads, []).append(time.perf_counter() - start)
+    torch.set_num_threads(most)
+    return agree(min(counts, key=lambda n: sorted(took[n][1:])[tries // 2]) if took else 1)
+
+
+def losses_of(spread_model, batches, generators, real, shards):
+    """Yield the losses of this rank's batches, one after the other, each as its share of the step's: so that their sum,
+    over all batches of all ranks, is what one process would have with one large batch.
+
+    real(batch): its real answer tokens, over which the cross-entropy "ce" was averaged; the other losses are means
+    over equally large shards. Call `backward` on each before asking for the next.
+    """
+    tokens = [real(batch) for batch in batches]
+    everywhere = max(1, total(sum(tokens), batches[0].image.device.type))
+    for i, (batch, generator) in enumerate(zip(batches, generators, strict=True)):
+        with _exchange(spread_model, now=i + 1 == len(batches)):
+            losses = spread_model(batch, generator)
+            yield {k: v * (tokens[i] / everywhere if k == "ce" else 1 / shards) for k, v in losses.items()}
+
+
+def backward(loss):
+    """Backward pass; gradients of all ranks are added up. (DDP and FSDP average them, hence the factor.)"""
+    (who()[1] * loss).backward()
+
+
 @contextmanager
-def exchange(spread_model, now):
+def _exchange(spread_model, now):
     """Whether the backward pass in here adds gradients up over the ranks (the last one of a step does)."""
     if isinstance(spread_model, DistributedDataParallel) and not now:
         with spread_model.no_sync():
@@ -119,19 +162,27 @@ def exchange(spread_model, now):
 
 def gather(model, optimisers):
     """(weights, optimiser states), whole. Where FSDP cut them up every rank must call it, and rank 0 gets them."""
-    if not any(hasattr(p, "full_tensor") for p in model.parameters()):
+    if not _cut(model):
         return model.state_dict(), [o.state_dict() for o in optimisers]
-    return get_model_state_dict(model, options=WHOLE), [get_optimizer_state_dict(model, o, options=WHOLE)
-                                                        for o in optimisers]
+    from torch.distributed.checkpoint import state_dict as dcp
+    whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return dcp.get_model_state_dict(model, options=whole), [dcp.get_optimizer_state_dict(model, o, options=whole)
+                                                            for o in optimisers]
 
 
 def scatter(model, optimisers, weights, states):
     """The inverse of `gather`, in place."""
-    if not any(hasattr(p, "full_tensor") for p in model.parameters()):
+    if not _cut(model):
         model.load_state_dict(weights)
         for optimiser, state in zip(optimisers, states, strict=True):
             optimiser.load_state_dict(state)
         return
-    set_model_state_dict(model, weights, options=WHOLE)
+    from torch.distributed.checkpoint import state_dict as dcp
+    whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    dcp.set_model_state_dict(model, weights, options=whole)
     for optimiser, state in zip(optimisers, states, strict=True):
-        set_optimizer_state_dict(model, optimiser, state, options=WHOLE)
+        dcp.set_optimizer_state_dict(model, optimiser, state, options=whole)
+
+
+def _cut(model):
+    return any(hasattr(p, "full_tensor") for p in model.parameters())

@@ -4,307 +4,323 @@
     python -m nano_ki.train --no-insulate            # the same without the stop-gradient
     python -m nano_ki.train --recipe pi0             # flow loss only, through the VLM
 
-    torchrun --nproc-per-node 8 -m nano_ki.train     # on eight GPUs (tutorials/11_scaling.md)
+`train_step` is the method: two losses are added up, each part is clipped and updated on its own. The rest of
+this file prepares it, watches it and saves what it made.
 
-A run leaves in its folder: config.json, metrics.jsonl (one line each), the last two checkpoints,
-curves.png, rollouts.gif, summary.json. Ctrl-C finishes the step and saves; --resume --out FOLDER goes on.
+A run leaves in its folder: config.json, metrics.jsonl (one line each), the last two checkpoints, curves.png,
+rollouts.gif, summary.json. Ctrl-C finishes the step and saves; --resume --out FOLDER goes on.
 
 Read next: evaluate.py
 """
-import signal
+import os
 import sys
 import time
-from dataclasses import asdict, replace
-from pathlib import Path
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from nano_ki import bench, checkpoint, draw, evaluate, probe, ranks, world
+from nano_ki import checkpoint, draw, evaluate, probe, program, ranks, world
 from nano_ki import config as configuration
-from nano_ki.checkpoint import write_json
+from nano_ki.checkpoint import load_model, new_model
 from nano_ki.episodes import Data, drawn_ahead
 from nano_ki.language import PAD
 from nano_ki.model import VLA, Batch
-from nano_ki.pretrain import compile_blocks, load_vlm, make_vlm, optimisers, schedule, set_rate
+from nano_ki.optim import clip, optimisers, schedule, set_rate
+from nano_ki.pretrain import can_compile, compile_blocks, make_vlm
+from nano_ki.program import say, write_json
 
-FILES = ("checkpoint.pt", "checkpoint-before.pt", "config.json", "curves.png", "metrics.jsonl", "rollouts.gif",
-         "summary.json")
 LOG_EVERY = 20           # steps between lines of metrics.jsonl
 
 
-def train(config, stop=lambda step: False):
+def train_step(model, parts, batches, noises, config, step):
+    """One update of the policy. Returns its losses and {part: gradient norm before clipping}.
+
+    model: the policy, or what shares it out over several processes; parts: {"vlm" and "expert": (module, its
+    optimisers, the step at which it joins)}, those that are trained; batches, noises: this process's shards of the
+    step (one, unless several share it), and a seeded generator for each. FloatingPointError: a loss is not finite.
+    """
+    model.zero_grad(set_to_none=True)
+    values, norms = {}, {}
+    for losses in ranks.losses_of(model, batches, noises, real_tokens, config.shards):
+        loss = losses["ce"] + config.alpha * losses["flow"]                  # (arXiv 2505.23705, eq. 4)
+        if not loss.isfinite():
+            raise FloatingPointError(not_finite(losses, step))
+        ranks.backward(loss)
+        values = {name: values.get(name, 0) + value.detach() for name, value in losses.items()}
+    for name, (part, its_optimisers, joins) in parts.items():
+        norms[name] = clip(part, config.clip)
+        for optimiser in its_optimisers:
+            set_rate(optimiser, schedule(max(0, step - joins), config.steps - joins, config.warmup))
+            optimiser.step()
+    return values, norms
+
+
+@dataclass
+class Job:
+    """A run while it is trained: what it is made of, and how far it is."""
+    config: object
+    out: object             # its folder
+    data: Data
+    model: VLA              # the policy
+    spread: object          # the policy as it is called in training (ranks.spread)
+    parts: dict             # see train_step
+    vqa_before: dict        # what the VLM knew (rank 0)
+    step: int               # steps done
+    seconds: float          # of training
+    waited: float           # of these, for data
+    began: float
+    rank: int
+    size: int
+
+    def optimisers(self):
+        return [optimiser for _, its_optimisers, _ in self.parts.values() for optimiser in its_optimisers]
+
+    def say(self, text):
+        if self.rank == 0:
+            say(text)
+
+
+def train(config, stop=lambda step: False, policy=VLA):
     """Run the whole job. Returns the summary (also in summary.json), or None if it was stopped.
 
-    stop(step) is asked after each step; True (on any rank) saves and ends. ValueError / OSError say what to do
-    about bad settings, folders and files; FloatingPointError about a loss that is not finite. Under torchrun
-    every rank calls it; rank 0 alone writes files, and returns the summary.
+    stop(step) is asked after each step; True (on any rank) saves and ends, as Ctrl-C does. policy: VLA, or a subclass
+    with the same weights. ValueError / OSError say what to do about bad settings, folders and files;
+    FloatingPointError about a loss that is not finite. Under torchrun every rank calls it; rank 0 alone writes files,
+    and returns the summary.
     """
-    with ranks.started(config.device) as (rank, size):
-        return _train(config, stop, rank, size)
+    began, threads, first = time.perf_counter(), torch.get_num_threads(), os.environ.get("RANK", "0") == "0"
+    tell = say if first else lambda text: None
+    out = checkpoint.open_folder(config) if first else None
+    with program.claimed(out / checkpoint.CLAIM, f"the folder {out}") if first else nullcontext():
+        try:
+            if first and config.overwrite and not config.resume:
+                checkpoint.clear(out)
+            saved = checkpoint.load(config.out, tell) if config.resume else None
+            if saved:
+                config = elsewhere(config, saved["config"], tell)
+            with ranks.started(config.device) as (rank, size):
+                job = prepare(config, ranks.agree(out), saved, policy, rank, size, began)
+                if loop(job, stop):
+                    return finish(job) if rank == 0 else None
+                tell(f"stopped after step {job.step}; go on with: python -m nano_ki.train --resume --out {out}")
+        except KeyboardInterrupt:
+            if not first or not checkpoint.there(out):
+                raise
+            say(f"stopped; go on with: python -m nano_ki.train --resume --out {out}")
+        except OSError as error:
+            if not first or not checkpoint.there(out):
+                raise
+            raise OSError(f"{error}, then go on with --resume --out {out}. What was written before is intact") from None
+        finally:
+            torch.set_num_threads(threads)
 
 
-def _train(config, stop, rank, size):
-    began = time.perf_counter()
-    say = tqdm.write if rank == 0 else lambda text: None
-    out = ranks.agree(open_folder(config) if rank == 0 else None)
-    saved = checkpoint.load(out, say) if config.resume else None
-    if saved:
-        config = saved["config"]
+def elsewhere(config, saved, say):
+    """The settings of a run that goes on: its own, but for what the machine decides."""
+    own = configuration.Config()
+    given = {name: value for name in configuration.ELSEWHERE if (value := getattr(config, name)) != getattr(own, name)}
+    saved = replace(saved, out=config.out, **given)
+    try:
+        configuration.this_device(saved.device)
+    except ValueError:
+        say(f"this run was on {saved.device}, which is not here: it goes on on {configuration.this_device('auto')}")
+        saved = replace(saved, device=configuration.this_device("auto"))
+    return replace(saved, compile=saved.compile and can_compile())
+
+
+def prepare(config, out, saved, policy, rank, size, began):
+    """Everything that the first step needs, as a Job."""
     if config.shards < size:                     # at least one part of the batch for each rank
         config = replace(config, shards=size)
         configuration.check(config)
-    mine = ranks.shares(config.shards)
-    make_vlm(config, say)
+    make_vlm(config, say if rank == 0 else lambda text: None)
     torch.manual_seed(config.seed)
     if config.device == "cuda":
         torch.set_float32_matmul_precision("high")
     data = Data(config, saved and saved["fast"])
-    model = new_model(config, data.fast, not saved)
+    model = new_model(config, data.fast, not saved, policy)
     if config.freeze:
         model.vlm.requires_grad_(False)
+    if config.device == "cpu":
+        batch = data.batch(config.steps)
+        config = replace(config, threads=config.threads or ranks.fastest_threads(lambda: both_losses(model, batch).backward()))
+        model.zero_grad(set_to_none=True)
+        torch.set_num_threads(config.threads)
+        model.config = config
     vqa_before = saved["vqa_before"] if saved else evaluate.vqa_both(model) if rank == 0 else None
-    if rank == 0:
-        explain(config, data, model, out, vqa_before, size, say)
-        if not saved:
-            write_json(out / "config.json", asdict(config))
-
-    # Two parts, two optimisers each (Muon, AdamW), clipped each on its own.
     if config.compile:
         compile_blocks(model.vlm.vit, model.vlm, model.expert)
-    spread = ranks.spread(model, config.fsdp, unused=config.expert_from > 0 or
-                          not (config.cross_entropy and config.flow_loss) and not config.freeze)
-    parts = {"vlm": model.vlm, "expert": model.expert}
-    trained = [name for name in parts if not (name == "vlm" and config.freeze)
-               and not (name == "expert" and not config.flow_loss)]
-    rates = {"vlm": (config.vlm_rate, config.vlm_adam), "expert": (config.expert_rate, config.expert_adam)}
-    begins = {"vlm": 0, "expert": round(config.expert_from * config.steps)}
-    groups, joins = zip(*((o, begins[name]) for name in trained for o in optimisers(parts[name], *rates[name])), strict=True)
-    first, seconds = 0, 0.
+    unused = config.expert_from > 0 or not (config.cross_entropy and config.flow_loss) and not config.freeze
+    spread = ranks.spread(model, config.fsdp, unused)
+
+    parts = {}          # two parts, two optimisers each (Muon, AdamW), clipped each on its own
+    if not config.freeze:
+        parts["vlm"] = model.vlm, optimisers(model.vlm, config.vlm_rate, config.vlm_adam), 0
+    if config.flow_loss:
+        parts["expert"] = (model.expert, optimisers(model.expert, config.expert_rate, config.expert_adam),
+                           round(config.expert_from * config.steps))
+    job = Job(config, out, data, model, spread, parts, vqa_before, 0, 0., 0., began, rank, size)
     if saved:
         try:
-            ranks.scatter(model, groups, saved["model"], saved["optimisers"])
+            ranks.scatter(model, job.optimisers(), saved["model"], saved["optimisers"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the checkpoint in {out} does not fit its own configuration ({type(error).__name__}: "
-                             f"{checkpoint.first_line(error)}); train again, with --overwrite for the same folder") from None
-        first, seconds = saved["step"], saved["seconds"]
-    noise, watched = torch.Generator(device=config.device), to_device(data.batch(config.steps), config.device)
-    stream = drawn_ahead(data, ((step, shard) for step in range(first, config.steps) for shard in mine),
-                         config.workers, pin=config.device == "cuda")
+                             f"{program.first_line(error)}); train again, with --overwrite for the same folder") from None
+        job.step, job.seconds = saved["step"], saved["seconds"]
     if rank == 0:
-        metrics = checkpoint.Metrics(out / "metrics.jsonl", first if saved else None)
-
-    bar = tqdm(total=config.steps, initial=first, desc=config.recipe, dynamic_ncols=True, disable=rank > 0,
-               mininterval=.2 if sys.stderr.isatty() else 20)      # (a log file needs fewer lines)
-    shown, waited = {}, 0.
-    start = time.perf_counter() - seconds
-    for step in range(first, config.steps):
-        asked = time.perf_counter()
-        batches = [next(stream) for _ in mine]
-        waited += time.perf_counter() - asked
-        # ---- the training step ------------------------------------------------------------------
-        # The batch comes in shards: one, unless several processes share the work. The cross-entropy is
-        # averaged over the real tokens of all of them.
-        tokens = [int((batch.answer != PAD).sum()) for batch in batches]
-        all_tokens = max(1, ranks.total(sum(tokens), config.device))
-        model.expert_trains = step >= begins["expert"]
-        values = {}
-        model.zero_grad(set_to_none=True)
-        for i, (batch, shard) in enumerate(zip(batches, mine, strict=True)):
-            noise.manual_seed(noise_seed(config.seed, step, shard))
-            with ranks.exchange(spread, now=i + 1 == len(batches)):
-                losses = spread(to_device(batch, config.device), noise)
-                share, even = tokens[i] / all_tokens, 1 / config.shards
-                loss = share * losses["ce"] + config.alpha * even * losses["flow"]     # (arXiv 2505.23705, eq. 2)
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(not_finite(losses, loss, step, out))
-                (size * loss).backward()                       # (ranks are averaged; we want their sum)
-            for name, value in losses.items():
-                values[name] = values.get(name, 0) + value.detach() * (share if name == "ce" else even)
-        # Clip each part on its own: in one norm, the expert's gradient would shrink the VLM's step.
-        norms = {name: ranks.plain(torch.nn.utils.clip_grad_norm_(parts[name].parameters(), config.clip)).item()
-                 for name in trained}
-        for optimiser, join in zip(groups, joins, strict=True):
-            set_rate(optimiser, schedule(max(0, step - join), config.steps - join, config.warmup))
-            optimiser.step()
-        # ------------------------------------------------------------------------------------------
-        done = step + 1
-        seconds = time.perf_counter() - start
-        if done % LOG_EVERY == 0 or done == config.steps:
-            values = {k: round(ranks.total(v.item(), config.device), 5) for k, v in values.items()}
-            if rank == 0:
-                metrics.add({"step": done, **values, "gradient": norms, "seconds": round(seconds, 2),
-                             "waited": round(waited, 2), "memory_mib": checkpoint.memory_mib()})
-            shown.update({k: f"{v:.3f}" for k, v in values.items() if k != "ce"})
-        if config.check_every and done % config.check_every == 0 and done < config.steps:
-            acting = whole(model, config, data.fast)
-            if rank == 0:
-                with torch.compiler.set_stance("force_eager"):     # (batches of all sizes: not worth compiling)
-                    won, _ = evaluate.success(evaluate.policy_of(acting), config, 100, ("seen", "new_both"),
-                                              evaluate.CHECK_SEED)
-                    metrics.add({"step": done, "seconds": round(seconds, 2), "success": won,
-                                 "vqa": evaluate.vqa_both(acting, 100), "pull": probe.pull(acting, watched)})
-                shown["success"] = f"{won['seen']['rate']:.2f}"
-            start = time.perf_counter() - seconds                   # checks are not training time
-        bar.set_postfix(shown, refresh=False)
-        bar.update()
-        stopping = ranks.total(float(stop(done)), config.device) > 0
-        if stopping or done % config.save_every == 0 or done == config.steps:
-            weights, states = ranks.gather(model, groups)
-            if rank == 0:
-                checkpoint.save(out, config, data.fast, weights, states, done, seconds, vqa_before)
-            ranks.total(0, config.device)                           # nobody goes on before it is written
-        if stopping:
-            bar.close()
-            say(f"stopped after step {done}; go on with: python -m nano_ki.train --resume --out {out}")
-            return None
-    bar.close()
-    acting = whole(model, config, data.fast)
-    if rank:
-        return None
-    with torch.compiler.set_stance("force_eager"):
-        return finish(config, data, acting, out, vqa_before, seconds, waited, size, began, say)
+        explain(job)
+        if not saved:
+            write_json(out / "config.json", asdict(config))
+    return job
 
 
-def finish(config, data, model, out, vqa_before, seconds, waited, size, began, say):
-    """Evaluate, draw and write what came out; returns the summary."""
+def loop(job, stop):
+    """Train to the last step, with checks and checkpoints on the way. Returns whether it got there (or was stopped)."""
+    c, mine = job.config, ranks.shares(job.config.shards)
+    noises = [torch.Generator(device=c.device) for _ in mine]
+    watched = to_device(job.data.batch(c.steps), c.device)
+    places = ((step, shard) for step in range(job.step, c.steps) for shard in mine)
+    stream = drawn_ahead(job.data, places, c.workers, pin=c.device == "cuda")
+    if job.rank == 0:
+        path = job.out / "metrics.jsonl"
+        metrics = checkpoint.Metrics(path, job.step or None)
+        checked = {m["step"] for m in checkpoint.read_metrics(path) if "success" in m}
+    bar = tqdm(total=c.steps, initial=job.step, desc=c.recipe, dynamic_ncols=True, disable=job.rank > 0,
+               mininterval=.2 if sys.stderr and sys.stderr.isatty() else 20)        # (a log file needs fewer lines)
+    shown, start = {}, time.perf_counter() - job.seconds
+    with program.AfterThisStep() as asked, bar:
+        for step in range(job.step, c.steps):
+            if c.check_every and step and step % c.check_every == 0:     # (saved before: a Ctrl-C here loses nothing)
+                acting = whole(job)
+                if job.rank == 0 and step not in checked:
+                    with asked.at_once(), torch.compiler.set_stance("force_eager"):      # (not worth compiling)
+                        metrics.add({"step": step, "seconds": round(job.seconds, 2), **check(acting, watched, shown)})
+                start = time.perf_counter() - job.seconds                # checks are not training time
+            ready = time.perf_counter()
+            batches = [to_device(next(stream), c.device) for _ in mine]
+            job.waited += time.perf_counter() - ready
+            for noise, shard in zip(noises, mine, strict=True):
+                noise.manual_seed(noise_seed(c.seed, step, shard))
+            job.model.expert_trains = "expert" not in job.parts or step >= job.parts["expert"][2]
+            values, norms = train_step(job.spread, job.parts, batches, noises, c, step)
+            job.step, job.seconds = step + 1, time.perf_counter() - start
+            if job.step % LOG_EVERY == 0 or job.step == c.steps:
+                values = {k: round(ranks.total(v.item(), c.device), 5) for k, v in values.items()}
+                if job.rank == 0:
+                    metrics.add({"step": job.step, **values, "gradient": norms, "seconds": round(job.seconds, 2),
+                                 "waited": round(job.waited, 2), "memory_mib": program.memory_mib()})
+                shown.update({k: f"{v:.3f}" for k, v in values.items() if k != "ce"})
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
+            stopping = ranks.anybody(stop(job.step) or asked(), c.device)
+            due = job.step % c.save_every == 0 or c.check_every and job.step % c.check_every == 0
+            if stopping or due or job.step == c.steps:
+                weights, states = ranks.gather(job.model, job.optimisers())
+                if job.rank == 0:
+                    checkpoint.save(job.out, c, job.data.fast, weights, states, job.step, job.seconds, job.vqa_before)
+                ranks.together(c.device)                                 # nobody goes on before it is written
+            if stopping:
+                return False
+    return True
+
+
+def check(model, watched, shown):
+    """A short evaluation during training, for a line of metrics.jsonl."""
+    won, _ = evaluate.success(evaluate.policy_of(model), model.config, 100, ("seen", "new_both"), evaluate.CHECK_SEED)
+    shown["success"] = f"{won['seen']['rate']:.2f}"
+    return {"success": won, "vqa": evaluate.vqa_both(model, 100), "pull": probe.pull(model, watched)}
+
+
+def finish(job):
+    """Evaluate what was saved, write what came out, draw; returns the summary."""
+    c, out = job.config, job.out
     say("evaluating ...")
+    model = load_model(out, c.device)
     result = evaluate.measure(model)
-    draw_curves(out)
-    scenes = world.join([evaluate.test_scenes(name, 2, config.goals, evaluate.CHECK_SEED, config.pucks)
-                         for name in world.TEST_SETS])
-    evaluate.film(model, scenes, out / "rollouts.gif")
-    work, peak = bench.step_flops(config, data), bench.matrix_peak(config)
-    summary = {"recipe": config.recipe, "preset": config.preset, "device": config.device, "ranks": size,
-               "seed": config.seed, "steps": config.steps, "train_seconds": round(seconds, 1),
-               "total_seconds": round(time.perf_counter() - began, 1),
-               "data_wait_share": round(waited / seconds, 4), "peak_rss_mib": checkpoint.peak_memory_mib(),
+    summary = {"recipe": c.recipe, "preset": c.preset, "device": c.device, "threads": c.threads, "ranks": job.size,
+               "seed": c.seed, "steps": c.steps, "train_seconds": round(job.seconds, 1),
+               "total_seconds": round(time.perf_counter() - job.began, 1),
+               "data_wait_share": round(job.waited / job.seconds, 4), "peak_rss_mib": program.peak_memory_mib(),
                "parameters": {"vlm": count(model.vlm), "expert": count(model.expert)},
-               "tokens_per_chunk": round(data.tokens_per_chunk, 2),
-               "insulate": config.insulate, "vqa_before": vqa_before["book"],
-               "vqa_before_robot": vqa_before["robot"], **result, "gflop_per_step": round(work / 1e9, 2),
-               "matrix_peak_gflops": round(peak / 1e9),
-               "share_of_peak": round(work * config.steps / seconds / size / peak, 3)}
-    if config.device == "cuda":
+               "tokens_per_chunk": round(job.data.tokens_per_chunk, 2),
+               "insulate": c.insulate, "vqa_before": job.vqa_before["book"],
+               "vqa_before_robot": job.vqa_before["robot"], **result}
+    if c.device == "cuda":
         summary["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2 ** 20)
     write_json(out / "summary.json", summary)
     say(evaluate.table(summary))
-    say(f"{out}/ holds {', '.join(sorted(p.name for p in out.iterdir()))}")
+    draw_curves(out)
+    scenes = world.join([evaluate.test_scenes(name, 2, c.goals, evaluate.CHECK_SEED, c.pucks) for name in world.TEST_SETS])
+    evaluate.film(model, scenes, out / "rollouts.gif")
+    say(f"{out}/ holds {', '.join(name for name in checkpoint.FILES if (out / name).exists())}")
     return summary
+
+
+# -- helpers ------------------------------------------------------------------------------------------
 
 
 def noise_seed(seed, step, shard):
     """One number for the noises and flow times of a step's shard: different for all, the same for ever."""
-    return int(np.random.SeedSequence((seed, 3, step, shard)).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence((seed, 3, step, shard)).generate_state(1, np.uint64)[0]) >> 1
+
+
+def real_tokens(batch):
+    return int((batch.answer != PAD).sum())
+
+
+def both_losses(model, batch):
+    losses = model(batch, torch.Generator().manual_seed(0))
+    return losses["ce"] + losses["flow"]
 
 
 def to_device(batch, device):
     return Batch(*(x.to(device, non_blocking=True) for x in batch))
 
 
-def new_model(config, fast, pretrained=True):
-    """A fresh policy on config.device, its VLM pre-trained if config.vlm names one."""
-    model = VLA(config, fast)
-    if config.vlm and pretrained:
-        load_vlm(model.vlm, config.vlm, config)
-    return model.to(config.device)
-
-
-def whole(model, config, fast):
+def whole(job):
     """The policy in one piece, for rank 0 to act with: `model` itself, unless FSDP cut it up (every rank must call)."""
-    if not config.fsdp:
-        return model
-    weights, _ = ranks.gather(model, [])
+    if not job.config.fsdp:
+        return job.model
+    weights, _ = ranks.gather(job.model, [])
     if not weights:                      # (only rank 0 is given them)
         return None
-    plain = VLA(config, fast)
+    plain = VLA(job.config, job.data.fast)
     plain.load_state_dict(weights)
-    return plain.to(config.device)
+    return plain.to(job.config.device)
 
 
 def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def not_finite(losses, loss, step, out):
-    named = {k: round(v.item(), 5) for k, v in losses.items()}
-    return (f"the loss is {loss.item()} at step {step}: {named}. Stopped before the update; {out}/checkpoint.pt (if "
-            "there) is from an earlier step. Try a lower --vlm-rate or --expert-rate, or another --seed")
+def not_finite(losses, step):
+    named = {name: round(value.item(), 5) for name, value in losses.items()}
+    return (f"the loss is not finite at step {step}: {named}. Stopped before the update. Try a lower --vlm-rate or "
+            "--expert-rate, or another --seed")
 
 
-def explain(config, data, model, out, vqa_before, size, say):
+def explain(job):
     """Print what was derived, and why."""
-    seen = config.steps * config.batch / len(data.tables)
-    stop = ("stopped at the memory" if config.insulate else "flows into the VLM") if not config.freeze else (
-        "cannot train the frozen VLM")
-    say(f"recipe {config.recipe}, preset {config.preset}, device {config.device}, seed {config.seed} -> {out}")
-    if config.shards > 1:
-        say(f"  {size} processes, {config.shards} shards of the batch: {config.shards // size} for each process")
-    say(f"  losses: {'FAST + ' * config.fast_loss}{'text + ' * (config.vlm_samples > 0)}"
-        f"{f'{config.alpha:g} x flow' * config.flow_loss}".rstrip(" +")
-        + (f"; the flow gradient {stop}" if config.flow_loss else ""))
-    say(f"  data: {config.episodes} demonstrations of {len(world.KINDS[config.kinds])} kinds of object -> "
+    c, data = job.config, job.data
+    stop = ("cannot train the frozen VLM" if c.freeze else "stopped at the memory" if c.insulate else "flows into the VLM")
+    names = ["FAST"] * c.fast_loss + ["text"] * (c.vlm_samples > 0) + [f"{c.alpha:g} x flow"] * c.flow_loss
+    threads = f", {c.threads} CPU thread{'s' * (c.threads > 1)} (--threads)" if c.device == "cpu" else ""
+    say(f"recipe {c.recipe}, preset {c.preset}, device {c.device}{threads}, seed {c.seed} -> {job.out}")
+    if c.shards > 1:
+        say(f"  {job.size} processes, {c.shards} shards of the batch: {c.shards // job.size} for each process")
+    say(f"  losses: {' + '.join(names)}" + (f"; the flow gradient {stop}" if c.flow_loss else ""))
+    say(f"  data: {c.episodes} demonstrations of {len(world.KINDS[c.kinds])} kinds of object -> "
         f"{len(data.tables)} samples (planning moments of those that succeeded)")
-    say(f"  {config.steps} steps of {config.batch} robot + {config.vlm_samples} question samples: "
-        f"{seen:.1f} passes over the demonstrations")
+    say(f"  {c.steps} steps of {c.batch} robot + {c.vlm_samples} question samples: "
+        f"{c.steps * c.batch / len(data.tables):.1f} passes over the demonstrations")
     say(f"  a chunk of {data.chunks[0].size} numbers is {data.tokens_per_chunk:.1f} FAST tokens "
-        f"(at most {data.answers.shape[1] - 1}), gamma {config.gamma:g}, {data.fast.vocab} tokens in all")
-    say(f"  parameters: VLM {count(model.vlm):,}, expert {count(model.expert):,}")
-    say(f"  the VLM before training answers on picture-book pages {vqa_before['book']}, "
-        f"on robot pictures {vqa_before['robot']}")
-
-
-# -- files --------------------------------------------------------------------------------------------
-
-
-def open_folder(config):
-    """The run's folder, made if need be. Never one that holds another run, without --overwrite."""
-    try:
-        return _folder(config)
-    except OSError as error:
-        if error.errno is None:              # (raised below, and says what to do)
-            raise
-        raise OSError(f"cannot use that folder for the run ({error}); choose another --out") from None
-
-
-def _folder(config):
-    if not config.out:
-        for number in range(1, 10 ** 6):
-            out = Path("runs") / f"{config.recipe}-{number:03d}"
-            try:
-                out.mkdir(parents=True)
-                return out
-            except FileExistsError:
-                continue
-    out = Path(config.out)
-    if config.resume:
-        if not any((out / name).exists() for name in (checkpoint.LATEST, checkpoint.BEFORE)):
-            raise FileNotFoundError(f"{out} holds no {checkpoint.LATEST} to resume from; start it without --resume")
-        return out
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file; --out names a folder")
-    if out.is_dir() and any(out.iterdir()):
-        if not config.overwrite:
-            raise FileExistsError(f"{out} is not empty; --overwrite replaces the run in it, --resume goes on "
-                                  "with it, or choose another --out")
-        for name in FILES:
-            (out / name).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    return out
-
-
-def load_model(folder, device=None):
-    """The finished policy of a run's folder, on `device` (default: cpu), ready to act."""
-    saved = checkpoint.load(folder, lambda text: print(text, file=sys.stderr))
-    device = device or "cpu"
-    model = VLA(replace(saved["config"], device=device), saved["fast"])
-    try:
-        model.load_state_dict(saved["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{folder}/checkpoint.pt does not fit its own configuration: "
-                         f"{str(error).splitlines()[-1].strip()}; train it again") from None
-    return model.to(device).eval()
+        f"(at most {data.answers.shape[1] - 1}), gamma {c.gamma:g}, {data.fast.vocab} tokens in all")
+    say(f"  parameters: VLM {count(job.model.vlm):,}, expert {count(job.model.expert):,}")
+    say(f"  the VLM before training answers on picture-book pages {job.vqa_before['book']}, "
+        f"on robot pictures {job.vqa_before['robot']}")
 
 
 def draw_curves(out):
@@ -312,11 +328,9 @@ def draw_curves(out):
     lines = checkpoint.read_metrics(out / "metrics.jsonl")
     steps = [m for m in lines if "flow" in m]
     checks = [m for m in lines if "success" in m]
-
-    def curve(name):
-        return [m["step"] for m in steps], [m[name] for m in steps]
     draw.curves({
-        "loss": {k: curve(k) for k in ("fast", "text", "flow") if any(m[k] for m in steps)},
+        "loss": {k: ([m["step"] for m in steps], [m[k] for m in steps])
+                 for k in ("fast", "text", "flow") if any(m[k] for m in steps)},
         "gradient norm (before clipping)": {
             part: ([m["step"] for m in steps], [m["gradient"][part] for m in steps])
             for part in (steps[0]["gradient"] if steps else ())},
@@ -326,17 +340,8 @@ def draw_curves(out):
 
 
 def main():
-    config = configuration.parse(description=__doc__.split("\n")[0])
-    pressed = []
-    for sign in (signal.SIGINT, signal.SIGTERM):        # (a cluster sends SIGTERM before it takes the machine)
-        signal.signal(sign, lambda *_: (pressed.append(1), len(pressed) > 1 and sys.exit(130)))
-    try:
-        train(config, stop=lambda step: bool(pressed))
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        sys.exit(f"error: not enough memory ({checkpoint.first_line(error)}); lower --batch, --episodes or the widths")
+    train(configuration.parse(description=__doc__))
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main, files=True)

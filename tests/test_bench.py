@@ -9,12 +9,13 @@ from conftest import ROOT, TINY
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nano_ki import bench, ranks
 from nano_ki import config as configuration
+from nano_ki import ranks
 from nano_ki.episodes import Data
 from nano_ki.language import FIRST_FAST
 from nano_ki.model import VLA
-from nano_ki.pretrain import optimisers
+from nano_ki.optim import optimisers
+from tutorials.studies import bench
 
 SIZES = [dict(), dict(vlm_width=64, depth=3, expert_width=48, flow_draws=3, rate=2, execute=16, image=64)]
 
@@ -115,7 +116,7 @@ def test_the_planned_job_has_three_billion_parameters():
 @pytest.mark.slow
 def test_bench_runs(tmp_path):
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
-    done = subprocess.run([sys.executable, "-m", "nano_ki.bench", "--json", f"--save={tmp_path / 'b.json'}", *flags],
+    done = subprocess.run([sys.executable, "-m", "tutorials.studies.bench", "--json", f"--save={tmp_path / 'b.json'}", *flags],
                           cwd=ROOT, text=True, capture_output=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout)

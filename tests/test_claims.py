@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT
 
 from nano_ki import evaluate
-from nano_ki.compare import RESULTS, lines_of
-from tutorials import study_claims
+from tutorials.studies import claims
+from tutorials.studies.compare import RESULTS, lines_of
 
 
 def run(arm="ki", seed=0, speed=1., flags=()):
@@ -21,7 +21,7 @@ def run(arm="ki", seed=0, speed=1., flags=()):
     pull = {"VLM": {"flow": .1, "ce": 1., "cosine": .2}}
     checks = [{"step": s, "seconds": s / 3, "success": {k: won(min(1, speed * s / 1000)) for k in ("seen", "new_both")},
                "vqa": {"book": answers, "robot": answers}, "pull": pull} for s in range(100, 1200, 100)]
-    sets = {s: won(min(1, speed)) for s in study_claims.SETS}
+    sets = {s: won(min(1, speed)) for s in claims.SETS}
     return {"arm": arm, "seed": seed, "flags": list(flags), "steps": 1200, "train_seconds": 400., "checks": checks, "success": sets,
             "right_puck": sets, "vqa_before": answers, "vqa_before_robot": answers, "vqa_after": answers, "vqa_after_robot": answers,
             "vqa_restricted": {"book": answers, "robot": answers}, "readable": {"place": .5, "colour": .9, "shape": .6},
@@ -30,13 +30,13 @@ def run(arm="ki", seed=0, speed=1., flags=()):
 
 def test_the_page_and_readme_are_made_from_the_lines(monkeypatch, tmp_path):
     plots = {p.name: p.read_bytes() for p in RESULTS.glob("*.png")}
-    assert study_claims.page() == study_claims.PAGE.read_text()
+    assert claims.page() == claims.PAGE.read_text()
     assert plots == {p.name: p.read_bytes() for p in RESULTS.glob("*.png")}
-    assert f"<!-- arms -->\n{study_claims.readme_table()}\n<!-- /arms -->" in (ROOT / "README.md").read_text()
+    assert f"<!-- arms -->\n{claims.readme_table()}\n<!-- /arms -->" in (ROOT / "README.md").read_text()
     lines = lines_of(RESULTS / "arms.jsonl") or [run()]
     wrong = [{**m, "success": {k: {**v, "scenes": "00" * (len(v["scenes"]) // 2)} for k, v in m["success"].items()}} for m in lines]
-    monkeypatch.setattr(study_claims, "read", lambda name: wrong if name == "arms" else [])
-    assert study_claims.readme_table() not in (ROOT / "README.md").read_text()
+    monkeypatch.setattr(claims, "read", lambda name: wrong if name == "arms" else [])
+    assert claims.readme_table() not in (ROOT / "README.md").read_text()
 
 
 def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
@@ -49,29 +49,29 @@ def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     for name, flags in sweeps.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({**m, "flags": flags}) + "\n" for m in lines))
     (tmp_path / "arms.jsonl").write_text("".join(json.dumps(m) + "\n" for m in lines))
-    monkeypatch.setattr(study_claims, "RESULTS", tmp_path)
-    page = study_claims.page()
+    monkeypatch.setattr(claims, "RESULTS", tmp_path)
+    page = claims.page()
     (tmp_path / "speed.jsonl").write_text('{"arm": "ki", "seconds": 0.5}\n')
-    assert "| ki | 3 |" in study_claims.faster(lines) and "| 500 |" in study_claims.faster(lines)
-    assert study_claims.config_of(run(flags=["--gamma", "4", "--alpha", "2", "--gamma", "3"])).gamma == 3      # (the last one given)
-    taught = study_claims.teach(lines)
+    assert "| ki | 3 |" in claims.faster(lines) and "| 500 |" in claims.faster(lines)
+    assert claims.config_of(run(flags=["--gamma", "4", "--alpha", "2", "--gamma", "3"])).gamma == 3      # (the last one given)
+    taught = claims.teach(lines)
     assert "| flow | 0.01 | 1200 | - | 3 |" in taught and "| flow, gamma 40 | 0.01 | 1200 | - | 3 |" in taught and "FAST" not in taught
-    swept = study_claims.how_rich([run("ki", 0, .5, ["--kinds", "3"])])
+    swept = claims.how_rich([run("ki", 0, .5, ["--kinds", "3"])])
     assert [re.match(r"\| ki \| (\w+) \| (\d) ", row).groups() for row in swept.splitlines()[2:]] == [("3", "1"), ("seen", "3")]
-    assert [row.split("|")[1:5] for row in study_claims.ablation(lines).splitlines()[2:]] == [
+    assert [row.split("|")[1:5] for row in claims.ablation(lines).splitlines()[2:]] == [
         [" yes ", " yes ", " yes ", " joint "], [" yes ", " yes ", "  ", " ki "], ["  ", "  ", " yes ", " pi0 "]]
-    assert "Not measured" not in page and page.count("\n## ") == len(study_claims.QUESTIONS)
-    assert {p.name for p in tmp_path.glob("*.png")} == {q[3] for q in study_claims.QUESTIONS if q[3]}
+    assert "Not measured" not in page and page.count("\n## ") == len(claims.QUESTIONS)
+    assert {p.name for p in tmp_path.glob("*.png")} == {q[3] for q in claims.QUESTIONS if q[3]}
     for block in re.findall(r"(?:^\|.*\n)+", page, re.M):                    # every row has the columns of its head
         widths = {len(re.findall(r"(?<!\\)\|", row)) for row in block.splitlines()}
         assert len(widths) == 1, block
 
 
 def test_steps_to_a_level():
-    assert study_claims.first_at([(100, .2), (200, .6), (300, .4)], .5) == pytest.approx(175)
-    assert study_claims.first_at([(100, .2)], .5) is None
+    assert claims.first_at([(100, .2), (200, .6), (300, .4)], .5) == pytest.approx(175)
+    assert claims.first_at([(100, .2)], .5) is None
     ours, theirs = ([run(a, s, v) for s in (0, 1, 2)] for a, v in (("ki", 1.), ("pi0", .5)))
-    assert study_claims.speed(study_claims.climb(ours), .5) == pytest.approx(500, rel=.15) and study_claims.speed(study_claims.climb(theirs), .5) == pytest.approx(1000, rel=.15)
-    middle, low, high = map(float, re.findall(r"[\d.]+", study_claims.ratio(ours, theirs, .5)))
-    assert low < 2 < high and low < middle < high and study_claims.ratio(ours, ours, .8).startswith("1.00")
-    assert study_claims.ratio(ours, theirs, .9) == "-"
+    assert claims.speed(claims.climb(ours), .5) == pytest.approx(500, rel=.15) and claims.speed(claims.climb(theirs), .5) == pytest.approx(1000, rel=.15)
+    middle, low, high = map(float, re.findall(r"[\d.]+", claims.ratio(ours, theirs, .5)))
+    assert low < 2 < high and low < middle < high and claims.ratio(ours, ours, .8).startswith("1.00")
+    assert claims.ratio(ours, theirs, .9) == "-"

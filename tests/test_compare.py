@@ -9,17 +9,19 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
-from nano_ki import checkpoint, compare, episodes, evaluate, language, pretrain, probe, train, world
+from nano_ki import checkpoint, episodes, evaluate, language, probe, train, world
 from nano_ki import config as configuration
 from nano_ki.language import BLANK, COLOUR, FIRST_FAST, PAD, SHAPE
 from nano_ki.model import VLA
+from tutorials.studies import compare, more
+from tutorials.studies.leak import Leaky
 
 SMALL = ["--steps", "2", "--episodes", "60", "--batch", "8", "--scenes", "2", "--check-every", "0"]
 
 
-def fresh(config, data):
+def fresh(config, data, policy=VLA):
     torch.manual_seed(0)
-    vla = VLA(config, data.fast)
+    vla = policy(config, data.fast)
     probe.open_gates(vla)
     return vla
 
@@ -54,11 +56,11 @@ def test_only_the_leaking_expert_sees_the_answer(tiny, data, batch):
     other = batch.answer.clone()
     real = other[:len(batch.chunk)] >= FIRST_FAST
     other[:len(batch.chunk)][real] = FIRST_FAST + (other[:len(batch.chunk)][real] - FIRST_FAST + 7) % data.fast.vocab
-    for leak in (False, True):
-        vla = fresh(replace(tiny, expert_sees_fast=leak), data)
+    for policy in (VLA, Leaky):
+        vla = fresh(tiny, data, policy)
         a, b = (vla.losses(batch._replace(answer=x), torch.Generator().manual_seed(0))["flow"]
                 for x in (batch.answer, other))
-        assert (a != b) == leak
+        assert (a != b) == (policy is Leaky)
         assert vla.act(batch.image[:2], batch.prompt[:2], torch.Generator().manual_seed(0)).isfinite().all()
 
 
@@ -101,7 +103,7 @@ def test_commands_that_say_only_half(model):
     whole, half = (evaluate.inputs(model, tables, hide)[1] for hide in ((), (SHAPE,)))
     assert (half[:, SHAPE] == BLANK).all() and (half[:, COLOUR] == whole[:, COLOUR]).all()
     for hidden, part in ((SHAPE, 0), (COLOUR, 1)):         # what is left names one puck
-        kind, target = (t := evaluate.half_said(6, "sides", part)).kind[..., part], t.target
+        kind, target = (t := more.half_said(6, "sides", part)).kind[..., part], t.target
         assert ((kind == kind[np.arange(6), target][:, None]).sum(1) == 1).all(), hidden
 
 
@@ -133,16 +135,16 @@ def test_pull_is_what_the_losses_would_do_without_the_stop(model, batch):
 def test_moved_is_nothing_at_the_start(tiny, data):
     torch.manual_seed(tiny.seed)
     vla = VLA(tiny, data.fast)
-    assert set(probe.moved(vla).values()) == {0.}
+    assert set(more.moved(vla).values()) == {0.}
     with torch.no_grad():
         vla.vlm.blocks[1].q.weight.mul_(1.5)
-    assert {k: v for k, v in probe.moved(vla).items() if v} == {"layer 1 q": .5}
+    assert {k: v for k, v in more.moved(vla).items() if v} == {"layer 1 q": .5}
 
 
 def test_a_linear_map_reads_more_off_a_vlm_that_knows(data):
     c = configuration.make(device="cpu", preset="laptop", grain=0.)
-    known, empty = (train.new_model(replace(c, vlm=v), data.fast) for v in (c.vlm, ""))
-    a, b = (probe.readable(m, 600, 300) for m in (known, empty))
+    known, empty = (checkpoint.new_model(replace(c, vlm=v), data.fast) for v in (c.vlm, ""))
+    a, b = (more.readable(m, 600, 300) for m in (known, empty))
     assert a["place"] > b["place"] + .2 and a["colour"] > .9 and a["shape"] > b["shape"] + .2
 
 
@@ -196,7 +198,7 @@ def test_sweeps_name_settings():
 @pytest.mark.slow
 def test_a_comparison_goes_on_where_it_was(tmp_path):
     def run(*args):
-        return subprocess.run([sys.executable, "-m", "nano_ki.compare", "--seeds", "0", "--jobs", "2", *args, "--results",
+        return subprocess.run([sys.executable, "-m", "tutorials.studies.compare", "--seeds", "0", "--jobs", "2", *args, "--results",
                                str(tmp_path / "r.jsonl"), "--folder", str(tmp_path / "runs"), *SMALL], cwd=ROOT, text=True,
                               capture_output=True, timeout=300)
     assert "1 runs to do" in run("--arms", "frozen").stdout
@@ -225,7 +227,7 @@ def test_a_comparison_goes_on_where_it_was(tmp_path):
 
 @pytest.mark.slow
 def test_a_search_turns_the_same_rates_for_each_arm(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "nano_ki.compare", "--search", "--arms", "ki", "frozen", "--jobs", "2", "--results",
+    done = subprocess.run([sys.executable, "-m", "tutorials.studies.compare", "--search", "--arms", "ki", "frozen", "--jobs", "2", "--results",
                            str(tmp_path / "r.jsonl"), "--folder", str(tmp_path / "runs"), *SMALL], cwd=ROOT, text=True,
                           capture_output=True, timeout=500)
     assert done.returncode == 0, done.stderr
@@ -242,7 +244,7 @@ def test_validation_scenes_are_not_the_tests():
 
 def test_shipped_vlm_answers_less_in_grain():
     c = configuration.make(device="cpu", preset="laptop")
-    vlm = pretrain.new_vlm(c)
-    pretrain.load_vlm(vlm, c.vlm, c)
+    vlm = checkpoint.new_vlm(c)
+    checkpoint.load_vlm(vlm, c.vlm, c)
     clean, grainy = (evaluate.vqa(vlm, "robot", 200, grain=g) for g in (0., .16))
     assert min(clean.values()) > .95 and .2 < np.mean(list(grainy.values())) < .7

@@ -134,7 +134,7 @@ def test_there_are_enough_of_them():
 def test_the_right_answer_passes_and_the_stub_fails(number, tmp_path):
     right = said(tmp_path, number, RIGHT[number])
     assert right["passed"] and right["seconds"] < 10, right
-    assert re.search(r"nano_ki/\w+\.py, lines \d+-\d+|torch|numpy", right["says"])
+    assert re.search(r"(?:nano_ki|tutorials)/[\w/]+\.py, lines \d+-\d+|torch|numpy", right["says"])
     stub = check.run(number)
     assert not stub["passed"]
     if "bug hunt" in check.path_of(number).read_text():                   # it runs, and does the wrong thing

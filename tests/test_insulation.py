@@ -136,10 +136,10 @@ def test_each_part_is_clipped_on_its_own(tiny, data, tmp_path, monkeypatch):
     """A huge alpha must not shrink the VLM's step: with insulation the VLM's weights do not depend on it."""
     from dataclasses import replace
 
-    from nano_ki import train
+    from nano_ki import checkpoint, train
     weights = []
     for alpha in (1e-3, 1e3):
         config = replace(tiny, steps=3, alpha=alpha, out=str(tmp_path / str(alpha)))
         train.train(config, stop=lambda step: step == 2)
-        weights.append(train.load_model(config.out).vlm.state_dict())
+        weights.append(checkpoint.load_model(config.out).vlm.state_dict())
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nano_ki import flow, pretrain
+from nano_ki import flow, optim
 from nano_ki.decoder import prefix_mask
 from nano_ki.expert import draw_mask
 from nano_ki.language import END, FIRST_FAST, PAD
@@ -187,7 +187,7 @@ def test_the_models_mask_is_the_tokenizers(model, data):
 def test_one_batch_is_learned_by_heart(tiny, data):
     """The overfit test: both losses to near zero on one small batch."""
     from nano_ki.model import VLA
-    from nano_ki.pretrain import optimisers, schedule, set_rate
+    from nano_ki.optim import optimisers, schedule, set_rate
     torch.manual_seed(0)
     model, batch = VLA(tiny, data.fast), data.batch()
     groups = optimisers(model.vlm, .02, .003) + optimisers(model.expert, .03, .0045)
@@ -210,7 +210,7 @@ def test_muon_is_pytorchs_muon():
     torch.manual_seed(0)
     start = [torch.randn(s) for s in shapes]
     ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
-    a = pretrain.Muon(ours, lr=.02, momentum=.95, weight_decay=.1)
+    a = optim.Muon(ours, lr=.02, momentum=.95, weight_decay=.1)
     b = torch.optim.Muon(theirs, lr=.02, momentum=.95, weight_decay=.1)
     for step in range(4):
         for p, q in zip(ours, theirs, strict=True):
@@ -223,5 +223,5 @@ def test_muon_is_pytorchs_muon():
     for p, q, s in zip(ours, theirs, start, strict=True):
         assert 0 < (p - q).norm() < .02 * (p - s).norm()
     assert a.state_dict()["state"].keys() == b.state_dict()["state"].keys()
-    wide = torch.linalg.svdvals(pretrain.orthogonal(torch.randn(3, 40, 96), (3.4445, -4.7750, 2.0315), 5))
+    wide = torch.linalg.svdvals(optim.orthogonal(torch.randn(3, 40, 96), (3.4445, -4.7750, 2.0315), 5))
     assert .6 < wide.min() and wide.max() < 1.3

@@ -17,8 +17,9 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
-from nano_ki import checkpoint, evaluate, fast, language, pretrain, train
+from nano_ki import checkpoint, evaluate, fast, language, train
 from nano_ki import config as configuration
+from tutorials.studies import fast as study
 
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
 
@@ -139,7 +140,7 @@ def test_a_pickle_payload_is_refused_and_not_run(stopped, tmp_path):
     with pytest.raises(ValueError, match="is not a whole"):
         checkpoint.load(out)
     with pytest.raises(ValueError, match="make it again"):
-        pretrain.load_vlm(None, out / checkpoint.LATEST, configuration.make(**TINY))
+        checkpoint.load_vlm(None, out / checkpoint.LATEST, configuration.make(**TINY))
     assert not owned.exists()
 
 
@@ -288,7 +289,7 @@ VALUES = ["", "x", "-1", "nan", "inf", "-inf", "1e400", "0", "[]", "None", "9" *
 
 def bad_flags(rng, _):
     """Flags: a refusal of the parser, or a configuration that passes its own check."""
-    names = [f"--{name.replace('_', '-')}" for name in configuration.helps()]
+    names = [configuration.flag(name) for name in configuration.helps()[0]]
     args = []
     for _ in range(rng.integers(1, 4)):
         name = rng.choice(names) if rng.random() < .8 else rng.choice(["--stepz", "-x", "--no", "--step", "ki", "--no-steps"])
@@ -330,7 +331,7 @@ def bad_checkpoint(rng, files):
         torch.save(saved, buffer)
         content = buffer.getvalue()
     (tmp / checkpoint.LATEST).write_bytes(content)
-    model = train.load_model(tmp)
+    model = checkpoint.load_model(tmp)
     if kind < 3:                                              # harmless bytes of the archive: the same model
         assert same(model.state_dict(), files["weights"])
     assert all(torch.isfinite(v.float()).all() for v in model.state_dict().values())
@@ -369,7 +370,7 @@ def bad_episodes(rng, files):
     if kind == 6:
         content = bytearray(path.read_bytes())
         path.write_bytes(content[:rng.integers(len(content))])
-    fast.windows(fast.read_episodes(path), 16, 1)
+    study.windows(study.read_episodes(path), 16, 1)
     return "taken"
 
 
@@ -397,13 +398,13 @@ def test_every_command_refuses_rubbish_in_one_line(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"rubbish")
     (tmp_path / "e.npz").write_bytes(b"PK\x03\x04rubbish")
-    rubbish = [["train", "--resume", "--out", tmp_path / "run"], ["evaluate", tmp_path / "run"],
-               ["evaluate", tmp_path / "nowhere"], ["probe", "--run", tmp_path / "run"], ["fast", tmp_path / "e.npz"],
-               ["fast", tmp_path / "nowhere.npz"], ["pretrain", "--steps", "0"], ["pretrain", "--rate", "nan"],
-               ["train", "--vlm", tmp_path / "e.npz", "--out", tmp_path / "new"],
-               ["bench", "--vlm", "nowhere.pt"], ["compare", "--seeds", "x"]]
+    rubbish = [["nano_ki.train", "--resume", "--out", tmp_path / "run"], ["nano_ki.evaluate", tmp_path / "run"],
+               ["nano_ki.evaluate", tmp_path / "nowhere"], ["nano_ki.probe", "--run", tmp_path / "run"], ["tutorials.studies.fast", tmp_path / "e.npz"],
+               ["tutorials.studies.fast", tmp_path / "nowhere.npz"], ["nano_ki.pretrain", "--steps", "0"], ["nano_ki.pretrain", "--rate", "nan"],
+               ["nano_ki.train", "--vlm", tmp_path / "e.npz", "--out", tmp_path / "new"],
+               ["tutorials.studies.bench", "--vlm", "nowhere.pt"], ["tutorials.studies.compare", "--seeds", "x"]]
     for module, *args in rubbish:
-        done = subprocess.run([sys.executable, "-m", f"nano_ki.{module}", *map(str, args)], cwd=ROOT, text=True,
+        done = subprocess.run([sys.executable, "-m", module, *map(str, args)], cwd=ROOT, text=True,
                               capture_output=True, timeout=120)
         assert done.returncode in (1, 2) and "error: " in done.stderr and "Traceback" not in done.stderr, (module, args,
                                                                                                            done.stderr)

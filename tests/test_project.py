@@ -1,5 +1,6 @@
 """The project as a whole: imports, sockets, README's claims about itself."""
 import ast
+import inspect
 import json
 import re
 import shlex
@@ -8,6 +9,8 @@ import sys
 
 import pytest
 from conftest import ROOT
+
+from nano_ki import config, train
 
 CODE = sorted((ROOT / "nano_ki").glob("*.py"))
 
@@ -22,17 +25,6 @@ def test_imports_are_torch_numpy_tqdm_pillow_and_the_standard_library():
     assert found - set(sys.stdlib_module_names) == {"torch", "numpy", "tqdm", "PIL", "nano_ki"}
 
 
-def test_imports_point_one_way():
-    """What the table of files says: low layers know nothing of the model."""
-    def uses(name):
-        text = (ROOT / "nano_ki" / f"{name}.py").read_text()
-        return set(re.findall(r"^from nano_ki\.(\w+) import|^from nano_ki import (.+)$", text, re.M))
-    for name in ("world", "fast", "flow", "draw"):
-        assert not uses(name), name
-    assert not any("model" in a + b or "train" in a + b for n in ("render", "language", "vit", "decoder", "expert")
-                   for a, b in uses(n))
-
-
 def test_no_socket_is_opened():
     code = ("import socket\n"
             "def no(*a, **k): raise AssertionError('a socket was opened')\n"
@@ -44,7 +36,7 @@ def test_no_socket_is_opened():
 
 
 def test_every_file_demonstrates_itself(tmp_path):
-    for name in ("world", "render", "language", "fast", "episodes", "vit", "decoder", "flow", "expert", "draw"):
+    for name in ("world", "render", "language", "episodes", "vit", "decoder", "flow", "expert", "draw"):
         args = [str(tmp_path / f"{name}.png")] if name in ("render", "draw") else []
         done = subprocess.run([sys.executable, "-m", f"nano_ki.{name}", *args], cwd=ROOT, text=True,
                               capture_output=True, timeout=120)
@@ -52,9 +44,24 @@ def test_every_file_demonstrates_itself(tmp_path):
 
 
 def test_size():
+    """The house stays small: the package, the idea in it, README, and the step that is the method."""
     lines = {p.stem: len(p.read_text().splitlines()) for p in CODE}
-    assert lines["train"] < 500
-    assert sum(lines[n] for n in ("decoder", "flow", "expert", "model", "probe")) < 600
+    assert sum(lines.values()) <= 3000
+    assert sum(lines[n] for n in ("vit", "decoder", "flow", "expert", "model")) <= 520
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+    step = inspect.getsource(train.train_step)
+    assert len(step.splitlines()) <= 30 and '\n        loss = losses["ce"] + config.alpha * losses["flow"]  ' in step
+
+
+def test_only_the_studies_heading_holds_what_studies_set():
+    """A setting of a study stands under the last heading; the first one holds the method."""
+    notes, heading = config.helps()
+    order = list(dict.fromkeys(heading.values()))
+    assert order[0] == "The method" and order[-1].startswith("Studies") and len(order) >= 6
+    assert {"insulate", "fast_loss", "flow_loss", "vlm_samples", "alpha", "flow_draws"} <= {f for f, h in heading.items() if h == "The method"}
+    assert {f for f, h in heading.items() if h == order[-1]} == {"tokens", "expert_from", "state", "blind", "validate"}
+    said = subprocess.run([sys.executable, "-m", "nano_ki.train", "--help"], cwd=ROOT, text=True, capture_output=True).stdout
+    assert all(f"\n{h}:\n" in said for h in order)
 
 
 def readme_commands():
@@ -65,22 +72,21 @@ def readme_commands():
 @pytest.mark.slow
 def test_readmes_commands_run(tmp_path):
     """Each command, made small by flags behind it (the last one wins)."""
-    small = {"train": "--steps 2 --episodes 60 --batch 8 --scenes 2 --check-every 0 --out {tmp}/run{i}",
-             "pretrain": "--steps 2 --batch 4 --out {tmp}/vlm{i}.pt", "compare": "--arms frozen --steps 2 --episodes 60 --batch 8 --scenes 2 --results {tmp}/c{i}.jsonl --folder {tmp}/c{i}",
-             "evaluate": "", "probe": "--json", "report": "--out {tmp}/report{i}.html", "bench": "--episodes 60 --batch 8 --vlm-samples 4"}
+    small = {"nano_ki.train": "--steps 2 --episodes 60 --batch 8 --scenes 2 --check-every 0 --out {tmp}/run{i}",
+             "nano_ki.pretrain": "--steps 2 --batch 4 --out {tmp}/vlm{i}.pt", "nano_ki.evaluate": "", "nano_ki.probe": "--json",
+             "tutorials.studies.compare": "--arms frozen --steps 2 --episodes 60 --batch 8 --scenes 2 --results {tmp}/c{i}.jsonl --folder {tmp}/c{i}",
+             "tutorials.studies.report": "", "tutorials.studies.bench": "--episodes 60 --batch 8 --vlm-samples 4"}
     ran = set()
     for i, command in enumerate(readme_commands()):
-        words = shlex.split(command)
-        if words[2] in ("pytest", "nano_ki.fast"):          # (fast has tests of its own, and needs a file)
+        _, _, name, *words = shlex.split(command)
+        if name in ("pytest", "tutorials.studies.fast"):     # (fast has tests of its own, and needs a file)
             continue
-        name = words[2].removeprefix("nano_ki.")
-        extra = small[name].format(tmp=tmp_path, i=i).split()
-        words = [str(tmp_path / "run0") if w == "runs/ki-001" else w for w in words[3:]]
-        done = subprocess.run([sys.executable, "-m", f"nano_ki.{name}", *words, *extra], cwd=ROOT, text=True,
-                              capture_output=True, timeout=300)
+        words = [str(tmp_path / "run0") if w == "runs/ki-001" else w for w in words]
+        done = subprocess.run([sys.executable, "-m", name, *words, *small[name].format(tmp=tmp_path, i=i).split()], cwd=ROOT,
+                              text=True, capture_output=True, timeout=300)
         assert done.returncode == 0, (command, done.stderr[-2000:])
         ran.add(name)
-    assert ran == set(small)
+    assert ran == set(small) and (tmp_path / "run0" / "report.html").exists()
 
 
 def test_readme_links_lead_somewhere():
@@ -96,33 +102,34 @@ def test_shipped_vlm_has_its_provenance():
 
 
 def test_shipped_vlm_knows_what_its_provenance_says():
-    from nano_ki import config, evaluate, pretrain
+    from nano_ki import checkpoint, evaluate
     c = config.make(device="cpu", preset="laptop")
-    vlm = pretrain.new_vlm(c)
-    pretrain.load_vlm(vlm, c.vlm, c)
+    vlm = checkpoint.new_vlm(c)
+    checkpoint.load_vlm(vlm, c.vlm, c)
     assert min(evaluate.vqa(vlm, "book", 200, seed=5).values()) >= .95
 
 
 def test_the_tables_of_the_scaling_page_are_measured_and_counted():
-    from tutorials import study_scaling
-    page, result = study_scaling.PAGE.read_text(), json.loads(study_scaling.RESULTS.read_text())
-    for name, text in study_scaling.tables(result).items():
+    from tutorials.studies import scaling
+    page, result = scaling.PAGE.read_text(), json.loads(scaling.RESULTS.read_text())
+    for name, text in scaling.tables(result).items():
         assert f"<!-- {name} -->\n{text}\n<!-- /{name} -->" in page, name
-    assert set(result["ways"]) == set(study_scaling.WAYS)
+    assert set(result["ways"]) == set(scaling.WAYS)
 
 
 def test_the_fast_study_is_the_page_of_its_lines():
-    from tutorials import study_fast
+    from tutorials.studies import fast_sweeps
     lines = [json.loads(line) for line in (ROOT / "tutorials/results/fast.jsonl").read_text().splitlines()]
-    assert (ROOT / "tutorials/results/fast.md").read_text() == study_fast.page(lines)
-    for sweep, (values, _, _) in study_fast.SWEEPS.items():
+    assert (ROOT / "tutorials/results/fast.md").read_text() == fast_sweeps.page(lines)
+    for sweep, (values, _, _) in fast_sweeps.SWEEPS.items():
         assert [m["value"] for m in lines if m.get("sweep") == sweep] == list(values)
     assert all(m["saturated"] or m["rmse"] <= m["rmse_bound"] for m in lines[1:])
 
 
 def test_numbers_in_prose_are_counted():
-    from nano_ki import bench, config, language, world
+    from nano_ki import language, world
     from tutorials import check, run
+    from tutorials.studies import bench
     millions = {}
     for preset in ("laptop", "gpu", "big"):
         c = config.make(device="cpu", preset=preset)
@@ -137,17 +144,17 @@ def test_numbers_in_prose_are_counted():
     assert f"{len(language.WORDS)} words" in readme
     assert "Twelve pages" in readme and len(run.pages()) == 12
     assert "Twenty exercises" in readme and len(check.CHECKS) == 20
-    assert "seven places for the stop-gradient" in readme
+    assert "rejects seven wrong places" in readme
     assert f"{len(world.KINDS['all'])} kinds" in readme and "twelve" in readme and len(world.KINDS["seen"]) == 12
 
 
 def test_the_default_run_that_is_shown_is_of_this_world():
     """Its VLM, before training, answered what the shipped one answers now about the robot's pictures as they are now."""
-    from nano_ki import config, evaluate, pretrain
+    from nano_ki import checkpoint, evaluate
     shown = json.loads((ROOT / "tutorials" / "results" / "default_run.json").read_text())
     c = config.make(device="cpu", preset="laptop")
-    vlm = pretrain.new_vlm(c)
-    pretrain.load_vlm(vlm, c.vlm, c)
+    vlm = checkpoint.new_vlm(c)
+    checkpoint.load_vlm(vlm, c.vlm, c)
     now = evaluate.vqa(vlm, "robot", c.scenes, c.image, pucks=c.pucks, grain=c.grain)
     assert shown["vqa_before_robot"] == pytest.approx(now, abs=.02)
     assert (shown["recipe"], shown["preset"], shown["steps"], shown["seed"]) == ("ki", "laptop", c.steps, c.seed)

@@ -9,7 +9,8 @@ import torch
 from conftest import TINY
 
 from nano_ki import config as configuration
-from nano_ki import evaluate, report, train
+from nano_ki import evaluate, program, train
+from tutorials.studies import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -75,7 +76,7 @@ def test_thoughts_are_what_the_policy_does(model):
 def test_a_folder_without_a_run_gets_a_message(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
     with pytest.raises(SystemExit, match="error: "):
-        report.main()
+        program.run(report.main)
 
 
 PROBE = """<script>

@@ -14,6 +14,7 @@ from conftest import ROOT, TINY
 from nano_ki import checkpoint, draw, evaluate, language, probe, train, world
 from nano_ki import config as configuration
 from nano_ki.config import Config
+from tutorials.studies import bench
 
 
 def weights(folder):
@@ -34,7 +35,7 @@ def run(tmp_path_factory):
 
 def test_a_run_leaves_what_readme_says(run):
     out, summary = run
-    assert sorted(os.listdir(out)) == sorted(set(train.FILES) - {"checkpoint-before.pt"})      # (one checkpoint only)
+    assert sorted(os.listdir(out)) == sorted(set(checkpoint.FILES) - {"checkpoint-before.pt"})      # (one checkpoint only)
     assert summary == json.loads((out / "summary.json").read_text())
     for key in ("recipe preset device seed steps train_seconds total_seconds peak_rss_mib parameters "
                 "tokens_per_chunk success right_puck vqa_before vqa_after ms_per_chunk").split():
@@ -64,7 +65,7 @@ def test_stop_and_resume_gives_the_same_bits(run, tmp_path, tiny):
 
 def test_a_run_can_be_evaluated_again(run):
     out, summary = run
-    model = train.load_model(out)
+    model = checkpoint.load_model(out)
     again = evaluate.measure(model)
     assert again["success"] == summary["success"] and again["vqa_after"] == summary["vqa_after"]
 
@@ -127,7 +128,7 @@ def cli(*args, module="train"):
     (["--stepz", "3"], "unrecognized arguments: --stepz"), (["--recipe", "kii"], "choose from"),
     (["--preset", "huge"], "choose from"), (["--step", "3"], "unrecognized"), (["--steps", "0"], "above 0"),
     (["--image", "50"], "multiple of 8"), (["--recipe", "pi0", "--expert-from", ".5"], "needs a VLM that learns"),
-    (["--expert-from", "1200"], "below 1"), (["--recipe", "pi0", "--expert-sees-fast"], "needs --fast-loss"),
+    (["--expert-from", "1200"], "below 1"), (["--expert-sees-fast"], "unrecognized"),
     (["--robot-questions", "2"], "a share"), (["--execute", "99"], "16 waypoints"), (["--alpha", "x"], "invalid float"),
     (["--no-flow-loss", "--no-fast-loss", "--vlm-samples", "0"], "nothing to train"),
     (["--resume"], "needs --out"), (["--resume", "--out", "x", "--steps", "3"], "drop steps")])
@@ -160,14 +161,14 @@ def test_a_folder_in_use_is_never_overwritten(run, tiny, tmp_path):
 
 def test_without_out_each_run_gets_its_own_folder(tmp_path, monkeypatch, tiny):
     monkeypatch.chdir(tmp_path)
-    assert [str(train.open_folder(tiny)) for _ in range(2)] == ["runs/ki-001", "runs/ki-002"]
+    assert [str(checkpoint.open_folder(tiny)) for _ in range(2)] == ["runs/ki-001", "runs/ki-002"]
 
 
 def test_bad_checkpoints_are_refused(run, tmp_path):
     out, _ = run
     good = (out / "checkpoint.pt").read_bytes()
     with pytest.raises(FileNotFoundError, match="train a run first"):
-        train.load_model(tmp_path / "nothing")
+        checkpoint.load_model(tmp_path / "nothing")
     torch.save({"weights": 3}, tmp_path / "foreign")
     torch.save({**torch.load(out / "checkpoint.pt", weights_only=True), "model": {}}, tmp_path / "empty")
     texts = {"cut": good[:len(good) // 2], "text": b"hello", "none": b"",
@@ -178,26 +179,25 @@ def test_bad_checkpoints_are_refused(run, tmp_path):
         folder.mkdir()
         (folder / "checkpoint.pt").write_bytes(content)
         with pytest.raises(ValueError, match="checkpoint"):
-            train.load_model(folder)
+            checkpoint.load_model(folder)
 
 
 def test_bad_vlm_files_are_refused(run, tmp_path, tiny):
-    from nano_ki import pretrain
-    vlm = pretrain.new_vlm(tiny)
+    vlm = checkpoint.new_vlm(tiny)
     path = tmp_path / "v.pt"
-    pretrain.save_vlm(vlm, path, tiny)
-    other = pretrain.new_vlm(tiny, fast_vocab=50)
-    pretrain.load_vlm(other, path, tiny)
+    checkpoint.save_vlm(vlm, path, tiny)
+    other = checkpoint.new_vlm(tiny, fast_vocab=50)
+    checkpoint.load_vlm(other, path, tiny)
     assert torch.equal(other.embed.weight[:language.FIRST_FAST], vlm.embed.weight)
     stored = torch.load(path, weights_only=True)
     for change, says in (({"words": ["a"]}, "other words"), ({"weights": {}}, "other words or weights"), ({"sizes": {}}, "another --vlm"),
                          ({"format": 0}, "not a whole")):
         torch.save({**stored, **change}, path)
         with pytest.raises(ValueError, match=says):
-            pretrain.load_vlm(other, path, tiny)
+            checkpoint.load_vlm(other, path, tiny)
     path.write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(ValueError, match="make it again"):
-        pretrain.load_vlm(other, path, tiny)
+        checkpoint.load_vlm(other, path, tiny)
 
 
 @pytest.mark.slow
@@ -245,8 +245,8 @@ def test_metrics_readers_tolerate_a_torn_last_line(tmp_path):
 
 
 def test_every_field_is_a_flag_with_a_help_text():
-    notes = configuration.helps()
-    assert set(notes) == {f.name for f in fields(Config)} and all(notes.values())
+    notes, headings = configuration.helps()
+    assert set(notes) == set(headings) == {f.name for f in fields(Config)} and all(notes.values()) and all(headings.values())
     assert configuration.parse(["--no-insulate", "--alpha", "3"]).alpha == 3
     assert configuration.make(recipe="joint", insulate=True).insulate        # a flag beats the recipe
     with pytest.raises(ValueError, match="choose from"):
@@ -301,7 +301,7 @@ def test_acting_as_a_cuda_graph_is_acting(model):
     model.cuda()
     one = evaluate.inputs(model, evaluate.test_scenes("seen", 1, "sides"))
     other = evaluate.inputs(model, evaluate.test_scenes("new_both", 1, "sides"))
-    act, got = evaluate.graphed(model.act, *one), []
+    act, got = bench.graphed(model.act, *one), []
     for way in (act, model.act):
         torch.cuda.manual_seed(3)
         got.append(way(*other).clone())

@@ -350,7 +350,7 @@ def check_wilson(f):
                f"{wanted['low']} to {wanted['high']}")
 
 
-@exercise("09.2", "paired_interval", "nano_ki.compare:difference")
+@exercise("09.2", "paired_interval", "tutorials.studies.compare:difference")
 def check_paired_interval(f):
     generator = torch.Generator().manual_seed(0)
     hard = torch.rand(400, generator=generator)
@@ -369,7 +369,7 @@ def check_paired_interval(f):
     demand(f(ours, theirs, 1000, 0) == f(ours, theirs, 1000, 0), "the same seed must give the same interval")
 
 
-@exercise("10.1", "freeze", "nano_ki.train:_train")
+@exercise("10.1", "freeze", "nano_ki.train:prepare")
 def check_freeze(f):
     def part(seed):
         return [torch.nn.Parameter(random(4, 4, seed=seed)), torch.nn.Parameter(random(4, seed=seed + 1))]
@@ -430,7 +430,7 @@ def answer_key(key):
     if isinstance(key, str):
         name, _, attribute = key.partition(":")
         key = getattr(importlib.import_module(name), attribute)
-    if not getattr(key, "__module__", "").startswith("nano_ki"):
+    if not getattr(key, "__module__", "").startswith(("nano_ki", "tutorials")):
         return f"{key.__module__}.{key.__qualname__}"
     lines, first = inspect.getsourcelines(key)
     return f"{key.__module__.replace('.', '/')}.py, lines {first}-{first + len(lines) - 1}"

@@ -25,11 +25,11 @@ import torch
 
 from nano_ki import config as configuration
 from nano_ki import decoder, probe, vit
-from nano_ki.checkpoint import write_json
+from nano_ki.checkpoint import load_vlm
 from nano_ki.decoder import prefix_mask
 from nano_ki.episodes import Data
 from nano_ki.model import VLA
-from nano_ki.pretrain import load_vlm
+from nano_ki.program import write_json
 from nano_ki.vit import attend, heads, norm
 
 LOSSES = ("flow", "fast")                 # the expert's loss; the VLM's own, cross-entropy on FAST tokens
@@ -108,7 +108,7 @@ def placed(model, letter):
     """`model` with one placement in it; as it was, afterwards."""
     place, forward = PLACEMENTS[letter], decoder.VLM.forward
 
-    def hidden_state(vlm, prefix, answer=None, layers=None, leak=False):
+    def hidden_state(vlm, prefix, answer=None, layers=None):
         x, length, mask, memory = prefix, prefix.shape[1], None, []
         if answer is not None:
             x = torch.cat((x, vlm.embed(answer) + vlm.position[vlm.slots:vlm.slots + answer.shape[1]]), 1)

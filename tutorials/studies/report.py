@@ -2,14 +2,12 @@
 
 Everything is in the file: pictures, numbers, a little script. Nothing is fetched. Several runs stand side by side.
 
-Try it: python -m nano_ki.report runs/ki-001 [runs/pi0-001] [--out report.html]
+    python -m tutorials.studies.report runs/ki-001 [runs/pi0-001]          # writes report.html into the (first) run's folder
 """
-import argparse
 import base64
 import html
 import io
 import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nano_ki import evaluate, flow, language, probe, render, world
-from nano_ki.checkpoint import read_metrics, write_whole
+from nano_ki import evaluate, flow, language, probe, program, render, world
+from nano_ki.checkpoint import load_model, read_metrics
 from nano_ki.episodes import Data
 from nano_ki.model import Batch
 from nano_ki.vit import HEAD, heads, norm
@@ -107,7 +105,6 @@ def png(picture):
 
 def gather(folder, name=None):
     """Everything about one run that the page shows. name: what the page calls it (default: its folder's name)."""
-    from nano_ki.train import load_model
     folder = Path(folder)
     model = load_model(folder)
     metrics = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
@@ -361,17 +358,15 @@ data.runs.forEach((run, number) => {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = program.parser(__doc__)
     parser.add_argument("runs", nargs="+", help="folders of runs")
-    parser.add_argument("--out", default="report.html", help="file to write")
+    parser.add_argument("--out", help="file to write (default: report.html in the first run's folder)")
     args = parser.parse_args()
-    try:
-        text = page([gather(folder) for folder in args.runs])
-        write_whole(args.out, lambda f: f.write(text.encode()))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(f"{args.out}: {len(text) / 1e6:.1f} MB, {len(args.runs)} runs")
+    out = args.out or Path(args.runs[0]) / "report.html"
+    text = page([gather(folder) for folder in args.runs])
+    program.write_whole(out, lambda f: f.write(text.encode(errors="replace")))      # (a folder's name may be no text)
+    print(f"{out}: {len(text) / 1e6:.1f} MB, {len(args.runs)} runs")
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

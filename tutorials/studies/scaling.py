@@ -1,7 +1,7 @@
 """The tables of tutorials/11_scaling.md: what this machine measured, and what a large job would need.
 
-    python -m tutorials.study_scaling --measure     # measures (a few minutes, two cores), then writes the tables
-    python -m tutorials.study_scaling               # writes them from tutorials/results/bench.json and the formulas
+    python -m tutorials.studies.scaling --measure     # measures (a few minutes, two cores), then writes the tables
+    python -m tutorials.studies.scaling               # writes them from tutorials/results/bench.json and the formulas
 """
 import json
 import os
@@ -10,11 +10,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nano_ki import bench, checkpoint
-from tutorials.study_claims import write_between
+from nano_ki import checkpoint, program
+from tutorials.studies import bench
+from tutorials.studies.claims import write_between
 
-RESULTS = Path(__file__).parent / "results" / "bench.json"
-PAGE = Path(__file__).parent / "11_scaling.md"
+RESULTS = Path(__file__).parent.parent / "results" / "bench.json"
+PAGE = Path(__file__).parent.parent / "11_scaling.md"
 WAYS = {        # name: (how it is started, flags)
     "one process, one thread": (["-m", "nano_ki.train"], ["--shards", "2"], 1),
     "one process, two threads": (["-m", "nano_ki.train"], ["--shards", "2"], 2),
@@ -46,13 +47,13 @@ def tables(result):
 def main():
     if "--measure" in sys.argv:
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([sys.executable, "-m", "nano_ki.bench", "--save", f"{folder}/b.json"], check=True)
+            subprocess.run([sys.executable, "-m", "tutorials.studies.bench", "--save", f"{folder}/b.json"], check=True)
             measured = json.loads(Path(f"{folder}/b.json").read_text())
         ways = {name: round(step_ms(*way), 1) for name, way in WAYS.items()}
-        checkpoint.write_json(RESULTS, {"bench": measured, "ways": ways})
+        program.write_json(RESULTS, {"bench": measured, "ways": ways})
     for name, text in tables(json.loads(RESULTS.read_text())).items():
         write_between(PAGE, name, text)
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

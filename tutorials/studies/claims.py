@@ -1,12 +1,11 @@
-"""Nine questions about knowledge insulation, answered from the runs of nano_ki.compare: one table, one plot each.
+"""Nine questions about knowledge insulation, answered from the runs of tutorials.studies.compare: one table, one plot each.
 
-    python -m tutorials.study_claims               # writes tutorials/results/README.md, its plots, and README's tables
-    python -m tutorials.study_claims --latency     # measures question 2 (minutes; an idle machine)
-    python -m tutorials.study_claims --speed       # measures how long a step of each arm takes (the same)
+    python -m tutorials.studies.claims               # writes tutorials/results/README.md, its plots, and README's tables
+    python -m tutorials.studies.claims --latency     # measures question 2 (minutes; an idle machine)
+    python -m tutorials.studies.claims --speed       # measures how long a step of each arm takes (the same)
 
 A test fails when the pages and the lines that they come from differ. Where nothing is measured yet, the page says so.
 """
-import argparse
 import json
 import tempfile
 import time
@@ -15,15 +14,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from nano_ki import checkpoint, draw, episodes, evaluate, world
+from nano_ki import checkpoint, draw, episodes, evaluate, program, world
 from nano_ki import config as configuration
-from nano_ki.compare import ARMS, RESULTS, difference, lines_of, pooled, rate_of, seconds_a_step
 from nano_ki.config import Config
 from nano_ki.evaluate import wilson
 from nano_ki.model import VLA
-from nano_ki.pretrain import ROOT, load_vlm
+from tutorials.studies.compare import ARMS, RESULTS, difference, lines_of, pooled, rate_of, seconds_a_step
 
-PAGE, README = RESULTS / "README.md", ROOT / "README.md"
+PAGE, README = RESULTS / "README.md", program.ROOT / "README.md"
 SETS = (*world.TEST_SETS[:3], "new_shape", "new_both", "five_pucks", "only_colour_said", "only_shape_said")
 HORIZONS = (8, 16, 32, 50)
 TOKENS = {"FAST": {}, "FAST, gamma 20": {"gamma": 20.}, "a token a number": {"tokens": "binned"}}      # in question 2
@@ -31,20 +29,20 @@ LEVELS = (.5, .8)
 DRAWN = ("ki", "joint", "pi0", "frozen")       # arms in the plots; the tables have all
 # What each file of lines is, and the command that makes it.
 FILES = {
-    "arms": "python -m nano_ki.compare",
-    "speed": "python -m tutorials.study_claims --speed",
-    "rates": "python -m nano_ki.compare --search --steps 600",
-    "latency": "python -m tutorials.study_claims --latency",
-    "alpha": "python -m nano_ki.compare --arms joint --sweep alpha=100 --seeds 0 --results tutorials/results/alpha.jsonl",
-    "data": "python -m nano_ki.compare --arms ki joint pi0 frozen --seeds 0 --check-every 0 --sweep episodes=300 "
+    "arms": "python -m tutorials.studies.compare",
+    "speed": "python -m tutorials.studies.claims --speed",
+    "rates": "python -m tutorials.studies.compare --search --steps 600",
+    "latency": "python -m tutorials.studies.claims --latency",
+    "alpha": "python -m tutorials.studies.compare --arms joint --sweep alpha=100 --seeds 0 --results tutorials/results/alpha.jsonl",
+    "data": "python -m tutorials.studies.compare --arms ki joint pi0 frozen --seeds 0 --check-every 0 --sweep episodes=300 "
             "--results tutorials/results/data.jsonl",
-    "kinds": "python -m nano_ki.compare --arms ki joint pi0 frozen --seeds 0 --check-every 0 --sweep kinds=3 "
+    "kinds": "python -m tutorials.studies.compare --arms ki joint pi0 frozen --seeds 0 --check-every 0 --sweep kinds=3 "
              "--results tutorials/results/kinds.jsonl",
-    "toggle": "python -m nano_ki.compare --arms ki joint --seeds 0 --check-every 0 --sweep robot_questions=1 "
+    "toggle": "python -m tutorials.studies.compare --arms ki joint --seeds 0 --check-every 0 --sweep robot_questions=1 "
               "--results tutorials/results/toggle.jsonl",
-    "teach": "python -m nano_ki.compare --arms ki_no_vlm pi0 --seeds 0 --steps 600 --vlm-rate .01 --vlm-adam .01 "
+    "teach": "python -m tutorials.studies.compare --arms ki_no_vlm pi0 --seeds 0 --steps 600 --vlm-rate .01 --vlm-adam .01 "
              "--results tutorials/results/teach.jsonl, and the first arm with --sweep gamma=20 and tokens=binned",
-    "arms-four-kinds": "python -m nano_ki.compare, before the grain",
+    "arms-four-kinds": "python -m tutorials.studies.compare, before the grain",
 }
 
 
@@ -212,7 +210,7 @@ def measure_speed():
 
 def write_lines(name, lines):
     text = "".join(json.dumps(m) + "\n" for m in lines)
-    checkpoint.write_whole(RESULTS / f"{name}.jsonl", lambda f: f.write(text.encode()))
+    program.write_whole(RESULTS / f"{name}.jsonl", lambda f: f.write(text.encode()))
 
 
 def median_ms(act, *inputs, repeats=20):
@@ -239,7 +237,7 @@ def measure_latency():
             fast = episodes.fit_fast(chunks, replace(config, fast_vocab=512, **change))
             count = round(np.mean([len(t) for t in fast.encode(chunks)])) + 1                 # and <end>
             model = VLA(config, fast)
-            load_vlm(model.vlm, config.vlm, config)
+            checkpoint.load_vlm(model.vlm, config.vlm, config)
             image, prompt = evaluate.inputs(model, evaluate.test_scenes("seen", 1, config.goals))
 
             with torch.no_grad():
@@ -346,7 +344,7 @@ def ablation(lines):
     rows = []
     for arm, mine in by_arm(lines).items():
         c = config_of(mine[0])
-        if not (c.expert_from or c.expert_sees_fast or c.blind or c.kinds != Config.kinds or c.tokens != Config.tokens):
+        if not (arm == "leak" or c.expert_from or c.blind or c.kinds != Config.kinds or c.tokens != Config.tokens):
             flow = c.flow_loss and not c.insulate and not c.freeze
             rows.append(["yes" if c.vlm_samples else "", "yes" if c.fast_loss else "", "yes" if flow else "", arm, seeds_of(mine),
                          *successes(mine),
@@ -421,6 +419,19 @@ def earlier(lines):
                                                          sum(m["success"][s]["n"] for m in mine))) for s in world.TEST_SETS)]
             for arm, mine in by_arm(lines).items()]
     return table(["arm", "seeds", *names()], rows)
+
+
+def all_arms(lines):
+    """Success, the right puck and what the VLM still knows, one row an arm."""
+    arms = by_arm(lines)
+    out = [table(["arm", "seeds", *names()], [[f"**{a}**: {ARMS[a][1]}", seeds_of(m), *successes(m)] for a, m in arms.items()]), ""]
+    some = next(iter(arms.values()))
+    rows = [["*before training*", "", answers(some, "vqa_before"), answers(some, "vqa_before_robot")]]
+    rows += [[f"**{a}**", f"{text(pooled(m, 'right_puck', 'seen'))} / {text(pooled(m, 'right_puck', 'new_both'))}",
+              answers(m, "vqa_after"), answers(m, "vqa_after_robot")] for a, m in arms.items()]
+    out.append(table(["arm", "right puck moved most: seen / new both", "answers, book: where / colour / shape",
+                      "answers, robot pictures"], rows))
+    return "\n".join(out)
 
 
 # title, files of lines (the first goes to the table), table, plot, answer (written by hand from the table; everything else is generated)
@@ -501,6 +512,9 @@ QUESTIONS = [
      ".001 at little cost, and then keeps most answers and needs 880 steps to .8 where FAST needs 720. Flow also ruins less of what "
      "was known of new kinds (.51 against .34 on new both). Both together are no faster than FAST. Neither the paper's order nor the "
      "prototype's reverse shows. Vocabulary, chunk length and motion rate have not been varied."),
+    ("Every arm", "arms", all_arms, None,
+     "Success in closed loop on the four test sets, which puck moved most, and the free answers to questions (where, colour, shape) "
+     "about picture-book pages and about the robot's pictures, all 48 kinds of object. Scenes of all seeds are pooled."),
     ("How the learning rates were chosen", "rates", searched, None,
      "By success in validation scenes, with a seed of its own, the same grid for each arm; what is within .02 of the best counts as "
      "equal, and of equals the lowest rate is taken. Three arms are searched; the others run at the default, .01. `ki` and `joint` "
@@ -511,7 +525,7 @@ QUESTIONS = [
      "and VLM rate .001 for all. The VLM understood the robot's pictures as they were (answers 1.00), and left frozen it was as "
      "good as trained by `ki`, or better: nothing was there that only robot data can teach."),
 ]
-PREFACE = """Written by `python -m tutorials.study_claims` from the lines beside this page; do not edit it. Rates come with 95 %
+PREFACE = """Written by `python -m tutorials.studies.claims` from the lines beside this page; do not edit it. Rates come with 95 %
 intervals (Wilson, the scenes of all seeds pooled), differences with paired bootstrap intervals over seeds and scenes. Each
 arm has the same demonstrations, scenes and steps; where an arm has one seed, its interval knows nothing of seeds. The sentences
 under the headings were written on 2026-11-25, from these tables."""
@@ -536,32 +550,24 @@ def page():
 
 
 def readme_table():
-    """Success and what the VLM still knows, one row an arm: README's two tables."""
+    """README's table: the five recipes."""
     arms = by_arm(read("arms"))
     if not arms:
         return "*Not measured yet.*"
-    out = [table(["arm", "seeds", *names()],
-                 [[f"**{a}**: {ARMS[a][1]}", seeds_of(m), *successes(m)]
-                  for a, m in arms.items()]), ""]
-
-    some = next(iter(arms.values()))
-    rows = [["*before training*", "", answers(some, "vqa_before"), answers(some, "vqa_before_robot")]]
-    rows += [[f"**{a}**", f"{text(pooled(m, 'right_puck', 'seen'))} / {text(pooled(m, 'right_puck', 'new_both'))}",
-              answers(m, "vqa_after"), answers(m, "vqa_after_robot")] for a, m in arms.items()]
-    out.append(table(["arm", "right puck moved most: seen / new both", "answers, book: where / colour / shape",
-                      "answers, robot pictures"], rows))
-    return "\n".join(out)
+    return table(["recipe", "seeds", *names(("seen", "new_colour", "new_both")), "answers, book"],
+                 [[f"**{a}**: {ARMS[a][1]}", seeds_of(arms[a]), *successes(arms[a], ("seen", "new_colour", "new_both")),
+                   answers(arms[a], "vqa_after")] for a in configuration.RECIPES if a in arms])
 
 
 def write_between(path, name, new):
     """Replace what stands between <!-- name --> and <!-- /name --> in a Markdown file."""
     head, rest = path.read_text().split(f"<!-- {name} -->\n")
     tail = rest.split(f"<!-- /{name} -->")[1]
-    checkpoint.write_whole(path, lambda f: f.write(f"{head}<!-- {name} -->\n{new}\n<!-- /{name} -->{tail}".encode()))
+    program.write_whole(path, lambda f: f.write(f"{head}<!-- {name} -->\n{new}\n<!-- /{name} -->{tail}".encode()))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--latency", action="store_true", help="measure question 2")
     parser.add_argument("--speed", action="store_true", help="time a training step of each arm")
     args = parser.parse_args()
@@ -570,10 +576,10 @@ def main():
     if args.speed:
         measure_speed()
     new = page()
-    checkpoint.write_whole(PAGE, lambda f: f.write(new.encode()))
+    program.write_whole(PAGE, lambda f: f.write(new.encode()))
     write_between(README, "arms", readme_table())
-    print(f"{PAGE.relative_to(ROOT)}: {len(new.splitlines())} lines")
+    print(f"{PAGE.relative_to(program.ROOT)}: {len(new.splitlines())} lines")
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

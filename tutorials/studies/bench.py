@@ -4,10 +4,9 @@ Each figure is measured on the code that training and acting use, and set agains
 peak. The work of a step is counted by a formula (`step_flops`; a test holds it against PyTorch's counter),
 and so are the memory and the traffic of jobs that are too large to try (`plan`).
 
-Try it: python -m nano_ki.bench [--preset gpu] [--json]      python -m nano_ki.bench --plan
-Read next: tutorials/11_scaling.md
+Try it: python -m tutorials.studies.bench [--preset gpu] [--json]      python -m tutorials.studies.bench --plan
+Read next: ../11_scaling.md
 """
-import argparse
 import json
 import os
 import platform
@@ -21,7 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nano_ki import language, render, world
+from nano_ki import checkpoint, evaluate, language, program, render, train, world
+from nano_ki import config as configuration
+from nano_ki.episodes import Data
 from nano_ki.vit import FEATURES
 
 HALVED = .66         # activations with bfloat16 products against float32: the residual stream stays float32 (measured)
@@ -69,7 +70,7 @@ def flops(c, vocabulary, columns):
         backward = s["samples"] * (windows + 2 * (vlm - block(L) + 4 * D * D * T))
     if c.freeze:
         backward = 0
-    layer = 2 * n * (4 * E * D + 8 * E * E) + 2 * s["R"] * 6 * E * E + 4 * n * ((L if c.expert_sees_fast else T) + n) * D
+    layer = 2 * n * (4 * E * D + 8 * E * E) + 2 * s["R"] * 6 * E * E + 4 * n * (T + n) * D
     inner = c.depth * layer + 2 * n * E * s["A"] + 2 * s["R"] * E * E
     outer = 2 * n * s["A"] * E + 2 * s["R"] * 32 * E                 # first maps: their inputs need no gradient
     expert = s["robots"] * (3 * inner + 2 * outer) if c.flow_loss else 0
@@ -130,7 +131,6 @@ PLANNED_VOCABULARY, PLANNED_COLUMNS, PLANNED_LONGEST = 2048, 40, 145
 def plan_table(peak=1e15, reach=.4, link=50e9):
     """Markdown: three sizes of a job with 3 billion parameters. peak: a GPU's bfloat16 FLOP/s; reach: the share
     of it that training gets; link: bytes per second into one GPU from other machines."""
-    from nano_ki import config as configuration
     c = configuration.make(device="cpu", preset="laptop", **PLANNED)
     p = parameters(c, PLANNED_VOCABULARY, PLANNED_LONGEST)
     out = [f"{sum(p.values()) / 1e9:.2f} B parameters (VLM {(p['vlm'] + p['vlm rest']) / 1e9:.2f} B, width "
@@ -174,9 +174,40 @@ def seconds(function, times=5):
     return float(np.median(taken))
 
 
+def latency(model):
+    """evaluate.latency, and on a GPU the flow as one CUDA graph."""
+    c, ms = model.config, evaluate.latency(model)
+    if c.device == "cuda" and c.flow_loss:
+        one = evaluate.inputs(model, evaluate.test_scenes("seen", 1, c.goals, pucks=c.pucks))
+        with torch.autocast("cuda", torch.bfloat16, enabled=c.bfloat16, cache_enabled=False):
+            act = graphed(model.act, *one)
+            ms["flow"] = 1000 * seconds(lambda: act(*one).cpu(), 10)
+    return ms
+
+
+def graphed(act, *inputs):
+    """act(*inputs), recorded as one CUDA graph -> a function that copies new inputs in and replays it. (Acting is
+    some thousand small kernels: to launch them one by one takes longer than to run them.)"""
+    held, side = [x.clone() for x in inputs], torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):                                 # a recording may not set anything up
+            act(*held)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = act(*held)
+
+    def replay(*inputs):
+        for old, new in zip(held, inputs, strict=True):
+            old.copy_(new)
+        graph.replay()
+        return out
+    return replay
+
+
 def measure(c):
     """Everything, as a flat dict of numbers (units are in the names)."""
-    from nano_ki import checkpoint, evaluate, train
     rng = np.random.default_rng(0)
     tables = world.sample(rng, 2000, pucks=c.pucks)
     action = world.stroke(tables, c.rate)[:, 0]
@@ -189,8 +220,8 @@ def measure(c):
         run = replace(c, steps=STEPS + 1, check_every=0, scenes=2, out=str(Path(folder) / "run"))
         train.train(run, stop=lambda step: step == STEPS)          # the real loop, without what comes after it
         lines = checkpoint.read_metrics(Path(run.out) / "metrics.jsonl")
-        model = train.load_model(run.out, c.device)
-    data = train.Data(c, model.fast)
+        model = checkpoint.load_model(run.out, c.device)
+    data = Data(c, model.fast)
     first, last = lines[0], lines[-1]
     steps, spent = last["step"] - first["step"], last["seconds"] - first["seconds"]
     work = step_flops(c, data)
@@ -202,11 +233,11 @@ def measure(c):
     ids = model.fast.encode(chunks)
     out |= {"encode_ms": 1000 * seconds(lambda: model.fast.encode(chunks)) / len(chunks),
             "decode_ms": 1000 * seconds(lambda: model.fast.decode(ids)) / len(chunks)}
-    for name, ms in evaluate.latency(model).items():
+    for name, ms in latency(model).items():
         if ms is not None:
             out[f"act_{name}_ms"] = ms
     out["parameters"] = sum(p.numel() for p in model.parameters())
-    out["peak_memory_mib"] = checkpoint.peak_memory_mib()
+    out["peak_memory_mib"] = program.peak_memory_mib()
     if c.device == "cuda":
         out["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2 ** 20
     return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in out.items()}
@@ -231,14 +262,12 @@ NAMES = {"matrix_peak_gflops": "matrix peak, GFLOP/s", "step_ms": "training step
 
 def table(result):
     """Markdown of what `measure` returned."""
-    lines = [f"| {name} | {result[key]:,.10g} |" for key, name in NAMES.items() if key in result]
+    lines = [f"| {name} | {result[key]:,.10g} |" for key, name in NAMES.items() if result.get(key) is not None]
     return "\n".join(["| what | measured |", "|---|---|", *lines])
 
 
 def main():
-    from nano_ki import checkpoint
-    from nano_ki import config as configuration
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = program.parser(__doc__)
     parser.add_argument("--plan", action="store_true", help="print what a job of 3 B parameters would take, and end")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", help="write the JSON to this file too")
@@ -248,17 +277,14 @@ def main():
     if own["plan"]:
         print(plan_table())
         return
-    try:
-        c = configuration.make(**given)
-        with redirect_stdout(sys.stderr):                          # (training has things to say)
-            result = {**machine(c), **measure(c)}
-        if own["save"]:
-            checkpoint.write_json(own["save"], result)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    c = configuration.make(**given)
+    with redirect_stdout(sys.stderr):                          # (training has things to say)
+        result = {**machine(c), **measure(c)}
+    if own["save"]:
+        program.write_json(own["save"], result)
     print(json.dumps(result, indent=1) if own["json"] else
           f"{result['device']}, {result['cores']} cores, preset {c.preset}, recipe {c.recipe}\n\n{table(result)}")
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

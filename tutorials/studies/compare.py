@@ -4,13 +4,12 @@ Every arm gets the same demonstrations (of its seed), steps and test scenes, so 
 finished run is one line of a jsonl; a comparison that was killed goes on where it was, inside a run too. What the
 numbers say: tutorials/results/README.md.
 
-    python -m nano_ki.compare --quick                                  # 3 arms x 1 seed, a quarter of an hour
-    python -m nano_ki.compare --arms ki joint --sweep alpha=.1,1,10    # a dial, turned for two arms
-    python -m nano_ki.compare --search                                 # the same grid of VLM rates for each arm
+    python -m tutorials.studies.compare --quick                                  # 3 arms x 1 seed, a quarter of an hour
+    python -m tutorials.studies.compare --arms ki joint --sweep alpha=.1,1,10    # a dial, turned for two arms
+    python -m tutorials.studies.compare --search                                 # the same grid of VLM rates for each arm
 
 Flags that it does not know go to nano_ki.train.          Read next: report.py
 """
-import argparse
 import json
 import os
 import subprocess
@@ -21,10 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nano_ki import checkpoint
+from nano_ki import checkpoint, program
 from nano_ki.config import Config
 from nano_ki.evaluate import wilson
-from nano_ki.pretrain import ROOT
+from nano_ki.program import ROOT
+from tutorials.studies import report
 
 RESULTS = ROOT / "tutorials" / "results"
 ARMS = {
@@ -41,10 +41,11 @@ ARMS = {
     "two_stage": (["--expert-from", ".5"], "FAST and text first, then a fresh expert, insulated"),
     "two_stage_joint": (["--recipe", "joint", "--expert-from", ".5"], "the same, not insulated"),
     "binned": (["--tokens", "binned"], "ki with one token for each number in place of FAST"),
-    "leak": (["--expert-sees-fast"], "ki whose expert sees the FAST tokens in training (a mistake)"),
+    "leak": ([], "ki whose expert sees the FAST tokens in training (a mistake)"),
     "reference": (["--kinds", "all"], "ki, demonstrations of all 48 kinds"),
     "blind": (["--recipe", "frozen", "--blind"], "frozen, and not told the object and the goal"),
 }
+PROGRAMS = {"leak": "tutorials.studies.leak"}   # what trains an arm, if not nano_ki.train
 QUICK = ("ki", "pi0", "frozen")                # for --quick, with
 QUICK_STEPS = 800                              # a quarter of an hour on two slow cores
 GRID = (.001, .003, .01, .03)                  # VLM rates (Muon and AdamW alike) of --search
@@ -68,7 +69,7 @@ def folder_of(arm, seed, flags, root):
 def run(arm, seed, flags, results, root, threads):
     """Train and evaluate one arm in processes of its own; append a line to `results`. Returns whether it worked."""
     out = folder_of(arm, seed, flags, root)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}         # (and so --threads is at most that)
 
     def call(*words):
         done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, text=True, capture_output=True, env=environment)
@@ -78,17 +79,17 @@ def run(arm, seed, flags, results, root, threads):
     command = [*ARMS[arm][0], *flags, "--seed", str(seed)]
     if not (out / "summary.json").exists():
         begun = any((out / name).exists() for name in (checkpoint.LATEST, checkpoint.BEFORE))
-        if not call("nano_ki.train", *(["--resume"] if begun else [*command, "--overwrite"]), "--out", str(out)):
+        if not call(PROGRAMS.get(arm, "nano_ki.train"), *(["--resume"] if begun else [*command, "--overwrite"]), "--out", str(out)):
             return False
     searching = "--validate" in flags
-    if not searching and not (out / "more.json").exists() and not call("nano_ki.evaluate", str(out), "--more"):
+    if not searching and not (out / "more.json").exists() and not call("tutorials.studies.more", str(out)):
         return False
     checks = [{k: v for k, v in m.items() if k in ("step", "seconds", "success", "vqa", "pull")}
               for m in checkpoint.read_metrics(out / "metrics.jsonl") if "success" in m]
     line, more = read_json(out / "summary.json"), {} if searching else read_json(out / "more.json")
     for key in ("success", "right_puck"):
         more[key] = {**line[key], **more.get(key, {})}
-    line = {"arm": arm, "flags": flags, "command": " ".join(["python -m nano_ki.train", *command]), "threads": threads,
+    line = {"arm": arm, "flags": flags, "command": " ".join([f"python -m {PROGRAMS.get(arm, 'nano_ki.train')}", *command]), "threads": threads,
             **line, **more, "checks": checks}
     with open(results, "a") as f:
         f.write(json.dumps(line) + "\n")
@@ -110,10 +111,9 @@ def run_all(jobs, results, root, at_once, threads):
 
 def side_by_side(runs, path):
     """One web page of these runs, {name: folder}."""
-    from nano_ki import report
     if runs:
         text = report.page([report.gather(folder, name) for name, folder in runs.items()])
-        checkpoint.write_whole(path, lambda f: f.write(text.encode()))
+        program.write_whole(path, lambda f: f.write(text.encode(errors="replace")))
         print(f"side by side: {path}")
 
 
@@ -193,7 +193,7 @@ def difference(ours, theirs, key, name, resamples=2000):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = program.parser(__doc__)
     parser.add_argument("--arms", "--recipes", nargs="+", default=list(ARMS), choices=list(ARMS), dest="arms")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true", help=f"{' '.join(QUICK)}, seed 0, {QUICK_STEPS} steps, into runs/quick.jsonl")
@@ -214,34 +214,30 @@ def main():
     results = Path(args.results or ("runs/quick.jsonl" if args.quick else
                                     RESULTS / ("rates.jsonl" if args.search else "arms.jsonl")))
     if not 1 <= args.jobs <= 64 or args.threads is not None and args.threads < 1:
-        sys.exit(f"error: --jobs is {args.jobs} and --threads {args.threads}; both must be 1 or more")
+        raise ValueError(f"--jobs is {args.jobs} and --threads {args.threads}; both must be 1 or more (--jobs: at most 64)")
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
     search = lines_of(RESULTS / "rates.jsonl")
-    try:
-        changes = swept(args.sweep) if args.sweep else [[]]
-        jobs = []
-        for seed in args.seeds:
-            for arm in args.arms:
-                rates = ([rate_flags(r) for r in GRID] if arm not in ("frozen", "blind") else [rate_flags(GRID[0])]
-                         ) if args.search else [chosen(search, arm)]
-                for change in changes:
-                    for rate in rates:
-                        mine = [*rate, *change, *flags]
-                        if args.budget:
-                            mine += ["--steps", str(int(args.budget / seconds_a_step(arm, mine, args.folder, threads)))]
-                        jobs.append((arm, seed, mine))
-        failed = run_all(jobs, results, args.folder, args.jobs, threads)
-        if not (failed or args.search or args.sweep):
-            shown = {f"{job[0]}, seed {job[1]}": folder_of(*job, args.folder) for job in jobs if job[1] == args.seeds[0]}
-            there = [(name, out) for name, out in shown.items() if out.exists()]
-            side_by_side(dict(there[:SHOWN]), Path(args.folder) / "report.html")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on")
+    changes = swept(args.sweep) if args.sweep else [[]]
+    jobs = []
+    for seed in args.seeds:
+        for arm in args.arms:
+            rates = [chosen(search, arm)]
+            if args.search:
+                rates = [rate_flags(r) for r in (GRID if arm not in ("frozen", "blind") else GRID[:1])]
+            for change in changes:
+                for rate in rates:
+                    mine = [*rate, *change, *flags]
+                    if args.budget:
+                        mine += ["--steps", str(int(args.budget / seconds_a_step(arm, mine, args.folder, threads)))]
+                    jobs.append((arm, seed, mine))
+    failed = run_all(jobs, results, args.folder, args.jobs, threads)
+    if not (failed or args.search or args.sweep):
+        shown = {f"{job[0]}, seed {job[1]}": folder_of(*job, args.folder) for job in jobs if job[1] == args.seeds[0]}
+        there = [(name, out) for name, out in shown.items() if out.exists()]
+        side_by_side(dict(there[:SHOWN]), Path(args.folder) / "report.html")
     if failed:
         sys.exit(f"error: {failed} of {len(jobs)} runs failed (see above); the same command tries them again")
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -1,9 +1,9 @@
 """What FAST tokens cost and lose: one setting varied at a time, on one robot's actions.
 
-    python -m tutorials.study_fast FILE.npz      # measures; writes tutorials/results/fast.jsonl, .md, .png
-    python -m tutorials.study_fast               # writes the page again from the .jsonl alone
+    python -m tutorials.studies.fast_sweeps FILE.npz      # measures; writes tutorials/results/fast.jsonl, .md, .png
+    python -m tutorials.studies.fast_sweeps               # writes the page again from the .jsonl alone
 
-FILE.npz: see python -m nano_ki.fast --help. Its rate (Hz) is read from `hz`, if it has that.
+FILE.npz: see python -m tutorials.studies.fast --help. Its rate (Hz) is read from `hz`, if it has that.
 """
 import json
 import os
@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nano_ki import draw
-from nano_ki.fast import FAST, read_episodes, windows
+from nano_ki import draw, program
+from nano_ki.fast import FAST
+from tutorials.studies import fast as study
+from tutorials.studies.fast import read_episodes, windows
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.parent / "results"
 SWEEPS = {          # what is varied: (its values, its name, what stays)
     "gamma": ((2, 5, 10, 20, 40), "gamma", "one second, 693 merges"),
     "vocab": ((256, 512, 1024, 2048, 4096), "vocabulary", "one second, gamma 10, alphabet for |x| <= 2"),
@@ -52,7 +54,7 @@ def measure(episodes, rate, sweep, value):
         start = time.process_time()
         fast.encode(test)
         times.append(1000 * (time.process_time() - start) / len(test))
-    report = fast.report(test)
+    report = study.report(fast, test)
     return {"sweep": sweep, "value": value, "encode_ms": round(float(np.median(times)), 4),
             **{k: round(float(report[k]), 5) for k in ("tokens_mean", "tokens_p95", "naive", "rmse", "rmse_bound",
                                                        "max_error", "bound", "saturated", "chunks")}}
@@ -65,7 +67,7 @@ def page(lines):
            f"Data: {source['data']}, {source['episodes']} episodes at {source['hz']:g} Hz, {source['dims']} dimensions; "
            "fitted on the first 80 % of the episodes, measured on the rest. Naive: one token a number (256 bins). RMSE "
            "in normalised units (1st to 99th percentile = -1 to 1). Encode: CPU milliseconds a chunk, in batch, median of "
-           "5. Made by `python -m tutorials.study_fast FILE.npz`, from fast.jsonl.", "",
+           "5. Made by `python -m tutorials.studies.fast_sweeps FILE.npz`, from fast.jsonl.", "",
            "![tokens per chunk and RMSE against each setting](fast.png)"]
     for sweep, (_, name, fixed) in SWEEPS.items():
         mine = [m for m in lines if m.get("sweep") == sweep]
@@ -105,4 +107,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -1,0 +1,33 @@
+"""A mistake to try: an expert that reads the FAST tokens while it trains. They are the answer, and they are gone when
+the robot acts: the training loss is wonderful, and the policy fails.
+
+    python -m tutorials.studies.leak [flags of nano_ki.train]
+"""
+from nano_ki import config as configuration
+from nano_ki import program, train
+from nano_ki.model import VLA
+
+
+class Leaky(VLA):
+    """In training the memory holds the (K, V) of the answer's tokens too. Acting is VLA's."""
+
+    def __init__(self, config, fast):
+        super().__init__(config, fast)
+        self.whole = [None] * config.depth              # (K, V) of each layer, answer included
+        for i, block in enumerate(self.vlm.blocks):
+            block.register_forward_hook(lambda _, __, out, i=i: self.whole.__setitem__(i, out[1]))
+
+    def memory_for_expert(self, memory):
+        robots = len(memory[0][0])
+        return super().memory_for_expert([(k[:robots], v[:robots]) for k, v in self.whole])
+
+
+def main():
+    config = configuration.parse(description=__doc__)
+    if not (config.fast_loss and config.flow_loss):
+        raise ValueError("there is nothing to leak without --fast-loss and --flow-loss")
+    train.train(config, policy=Leaky)
+
+
+if __name__ == "__main__":
+    program.run(main, files=True)
