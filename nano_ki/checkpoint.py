@@ -11,7 +11,9 @@ import os
 import platform
 import sys
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +30,6 @@ FORMAT, VLM_FORMAT = "nano_ki run 2", "nano_ki VLM 1"
 LATEST, BEFORE = "checkpoint.pt", "checkpoint-before.pt"
 CLAIM = "running.json"                        # in the folder of a run while a process works in it
 FILES = (LATEST, BEFORE, "config.json", "curves.png", "metrics.jsonl", "rollouts.gif", "summary.json")
-
-
-# -- a VLM's file -------------------------------------------------------------------------------------
 
 
 def new_vlm(config, fast_vocab=0):
@@ -59,23 +58,21 @@ def load_vlm(vlm, path, config):
     """Copy a stored VLM into `vlm` (rows for words only: FAST tokens are new). ValueError if it does not
     fit; FileNotFoundError with what to do if it is not there."""
     path = find(path)
+    make = f"make it with: python -m nano_ki.pretrain --out {path}"
     if not path.exists():
-        raise FileNotFoundError(f"no VLM at {path}; make it with: python -m nano_ki.pretrain --out {path}")
+        raise FileNotFoundError(f"no VLM at {path}; {make}")
     try:
         stored = torch.load(path, weights_only=True, map_location="cpu")
         if stored["format"] != VLM_FORMAT:
             raise ValueError(f"its format is {stored['format']!r}")
         weights = stored["weights"]
     except Exception as error:          # torch raises many kinds for a damaged or foreign file
-        raise ValueError(f"{path} is not a whole {VLM_FORMAT!r} file ({type(error).__name__}: "
-                         f"{first_line(error)}); make it again with: python -m nano_ki.pretrain "
-                         f"--out {path}") from None
+        raise ValueError(f"{path} is not a whole {VLM_FORMAT!r} file ({type(error).__name__}: {first_line(error)}); "
+                         f"{make.replace('it', 'it again', 1)}") from None
     if stored.get("sizes") != sizes(config):
-        raise ValueError(f"{path} was made with {stored.get('sizes')}, this run has {sizes(config)}; choose "
-                         "another --vlm, or make one with python -m nano_ki.pretrain and the same flags")
+        raise ValueError(f"{path} was made with {stored.get('sizes')}, this run has {sizes(config)}; choose another --vlm")
     if stored.get("words") != list(language.WORDS) or set(weights) != set(vlm.state_dict()):
-        raise ValueError(f"{path} holds other words or weights than this code knows; make it again with "
-                         f"python -m nano_ki.pretrain --out {path}")
+        raise ValueError(f"{path} holds other words or weights than this code knows; {make}")
     with torch.no_grad():
         for name, p in vlm.state_dict().items():        # (there may be fewer words and answer positions)
             p[:len(weights[name])] = weights[name]
@@ -89,40 +86,29 @@ def new_model(config, fast, pretrained=True, policy=VLA):
     return model.to(config.device)
 
 
-# -- a run's folder -----------------------------------------------------------------------------------
-
-
 def open_folder(config):
     """The run's folder, made if need be. Never one that holds another run, without --overwrite."""
     try:
-        return _folder(config)
+        if not config.out:
+            for number in count(1):
+                with suppress(FileExistsError):
+                    out = Path("runs") / f"{config.recipe}-{number:03d}"
+                    out.mkdir(parents=True)
+                    return out
+        out = Path(config.out)
+        if config.resume and not there(out):
+            raise FileNotFoundError(f"{out} holds no {LATEST} to resume from; start it without --resume")
+        if out.exists() and not out.is_dir():
+            raise FileExistsError(f"{out} is a file; --out names a folder")
+        if out.is_dir() and set(os.listdir(out)) - {CLAIM} and not config.overwrite and not config.resume:
+            raise FileExistsError(f"{out} is not empty; --overwrite replaces the run in it, --resume goes on with it, or "
+                                  "choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        return out
     except OSError as error:
-        if error.errno is None:              # (raised below, and says what to do)
+        if error.errno is None:              # (raised above, and says what to do)
             raise
         raise OSError(f"cannot use that folder for the run ({error}); choose another --out") from None
-
-
-def _folder(config):
-    if not config.out:
-        for number in range(1, 10 ** 6):
-            out = Path("runs") / f"{config.recipe}-{number:03d}"
-            try:
-                out.mkdir(parents=True)
-                return out
-            except FileExistsError:
-                continue
-    out = Path(config.out)
-    if config.resume:
-        if not there(out):
-            raise FileNotFoundError(f"{out} holds no {LATEST} to resume from; start it without --resume")
-        return out
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file; --out names a folder")
-    if out.is_dir() and set(os.listdir(out)) - {CLAIM} and not config.overwrite:
-        raise FileExistsError(f"{out} is not empty; --overwrite replaces the run in it, --resume goes on "
-                              "with it, or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    return out
 
 
 def there(folder):
@@ -137,7 +123,7 @@ def clear(folder):
 
 
 def save(folder, config, fast, weights, optimisers, step, seconds, vqa_before):
-    """Everything that the next step depends on; the last checkpoint becomes the one before."""
+    """Write everything that the next step depends on; the last checkpoint becomes the one before."""
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
     content = {"format": FORMAT, "config": asdict(config), "fast": fast.state(), "step": step, "seconds": seconds,
                "vqa_before": vqa_before, "model": weights, "optimisers": optimisers, "versions": versions}
@@ -206,17 +192,12 @@ def read(path):
 def load_model(folder, device=None):
     """The finished policy of a run's folder, on `device` (default: cpu), ready to act."""
     saved = load(folder, lambda text: print(text, file=sys.stderr))
-    device = device or "cpu"
-    model = VLA(replace(saved["config"], device=device), saved["fast"])
+    model = VLA(replace(saved["config"], device=device or "cpu"), saved["fast"])
     try:
         model.load_state_dict(saved["model"])
     except RuntimeError as error:
-        raise ValueError(f"{folder}/{LATEST} does not fit its own configuration: "
-                         f"{str(error).splitlines()[-1].strip()}; train it again") from None
-    return model.to(device).eval()
-
-
-# -- metrics ------------------------------------------------------------------------------------------
+        raise ValueError(f"{folder}/{LATEST} does not fit its own configuration ({first_line(error)}); train it again") from None
+    return model.to(model.config.device).eval()
 
 
 def read_metrics(path):

@@ -38,18 +38,15 @@ def outcome(won):
     return {**wilson(int(won.sum()), len(won)), "scenes": np.packbits(won).tobytes().hex()}
 
 
-# -- policies: tables [b] -> chunks [b, H, 3] in table units ------------------------------------------
-
-
 def flow_policy(model, seed=0, hide=()):
-    """Euler steps from fresh noise on the cached memory. hide: slots of the command that are left blank."""
-    generator = torch.Generator(device=_device(model)).manual_seed(seed)
-    return lambda tables: model.fast.restore(
-        model.act(*inputs(model, tables, hide), generator).cpu().numpy())
+    """A policy: tables [b] -> chunks [b, H, 3] in table units, by Euler steps from fresh noise. hide: slots of the
+    command that are left blank."""
+    generator = torch.Generator(device=device_of(model)).manual_seed(seed)
+    return lambda tables: model.fast.restore(model.act(*inputs(model, tables, hide), generator).cpu().numpy())
 
 
 def token_policy(model, hide=()):
-    """FAST tokens one by one."""
+    """The same by FAST tokens, one by one."""
     return lambda tables: model.fast.restore(model.act_tokens(*inputs(model, tables, hide)).cpu().numpy())
 
 
@@ -62,22 +59,18 @@ def inputs(model, tables, hide=()):
     """(image, prompt) tensors on the model's device."""
     prompt = say(tables, model.config)
     prompt[:, list(hide)] = language.BLANK
-    return tuple(torch.from_numpy(a).to(_device(model)) for a in (look(tables, model.config), prompt))
+    return tuple(torch.from_numpy(a).to(device_of(model)) for a in (look(tables, model.config), prompt))
 
 
-def _device(model):
+def device_of(model):
     return next(model.parameters()).device
-
-
-# -- measuring ----------------------------------------------------------------------------------------
 
 
 def rollout(policy, tables, execute=8, watch=None, rate=1):
     """Closed loop from `tables` (not changed). Returns success bool [B], right puck bool [B].
 
-    "Right puck": the target is what moved most (and at least .05). A scene ends when it succeeds. watch:
-    called as watch(tables, ids still running, chunk, waypoint number) before each step. rate: control rate
-    (world.step).
+    "Right puck": the target is what moved most (and at least .05). A scene ends when it succeeds. watch is called as
+    watch(tables, ids still running, chunk, waypoint number) before each step. rate: control rate (world.step).
     """
     start, tables, ids = tables, tables.take(slice(None)), np.arange(len(tables))
     final, won = start.puck.copy(), np.zeros(len(start), bool)
@@ -119,8 +112,8 @@ def success(policy, config, n, names=world.TEST_SETS, seed=TEST_SEED):
 def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED, pucks=3, free=True, grain=0.):
     """Accuracy {"where", "colour", "shape"} on new scenes of all kinds. pictures: "book" | "robot".
 
-    "where" counts if x and y are both within one bin of 1/32 of the table. free: any word, or action token,
-    may come; else only words of the right category (this tells a lost habit of answering from lost sight).
+    "where" counts if x and y are both within one bin of 1/32 of the table. free: the answer may be any word or action
+    token; else only words of the right category (a VLM may have lost the habit of answering, and not its sight).
     """
     rng = np.random.default_rng((seed, 9))
     tables = world.sample(rng, n, goals="mixed" if pictures == "robot" else "sides", pucks=pucks)
@@ -149,8 +142,7 @@ def vqa_both(model, n=None, free=True):
 
 
 def latency(model, repeats=10):
-    """Milliseconds for one chunk of one robot (batch 1), median: {"flow", "autoregressive"}; None for a way of acting
-    that this recipe does not train."""
+    """Milliseconds for one chunk of one robot, median: {"flow", "autoregressive"}; None: not trained by this recipe."""
     c = model.config
     one = inputs(model, test_scenes("seen", 1, c.goals, pucks=c.pucks))
 
@@ -175,34 +167,23 @@ def measure(model):
             "vqa_after_robot": knows["robot"], "ms_per_chunk": latency(model)}
 
 
-# -- watching -----------------------------------------------------------------------------------------
-
-
 def film(model, tables, path, frame=192):
-    """Write a GIF of these scenes side by side, with the instruction on each."""
-    texts, last = language.instruction(tables), tables.take(slice(None))
-    frames, won = [], np.zeros(len(tables), bool)
-
-    def panels(waypoints=None):
-        pictures = render.robot_camera(last, frame)
-        return draw.panels(pictures, texts, won, waypoints)
+    """Write a GIF of these scenes side by side, with the instruction on each. Returns success bool [B]."""
+    texts, last, frames = language.instruction(tables), tables.take(slice(None)), []
 
     def watch(now, ids, chunk, i):
-        won[:] = True
-        won[ids] = False
+        done = ~np.isin(np.arange(len(tables)), ids)
         last.puck[ids], last.finger[ids], last.pressed[ids] = now.puck, now.finger, now.pressed
-        frames.append(panels({k: chunk[j, i:, :2] for j, k in enumerate(ids)}))
-
-    policy = policy_of(model)
-    success_, _ = rollout(policy, tables, model.config.execute, watch, model.config.rate)
-    frames += [frames[-1]] * 5
-    draw.save_gif(frames, path)
-    return success_
+        waypoints = {k: chunk[j, i:, :2] for j, k in enumerate(ids)}
+        frames.append(draw.panels(render.robot_camera(last, frame), texts, done, waypoints))
+    won, _ = rollout(policy_of(model), tables, model.config.execute, watch, model.config.rate)
+    draw.save_gif(frames + [frames[-1]] * 5, path)
+    return won
 
 
 def command(text, goals):
-    """A command in words -> (kind [2], goal index). ValueError for unknown words (with the nearest known
-    ones), for a question, and for a pad in a world without pads."""
+    """A command in words -> (kind [2], goal index). ValueError for unknown words (with the nearest known ones), for a
+    question, and for a goal that this world does not have."""
     prompt = language.parse(text)
     if prompt[language.VERB] != language.ID["push"]:
         raise ValueError(f"{text!r} is no command; one reads 'push the COLOUR SHAPE to the GOAL'")
@@ -230,9 +211,8 @@ def aim(tables, text, goals):
     kind, goal = command(text, goals)
     there = (tables.kind[0] == kind).all(1)
     if not there.any():
-        names = [f"{world.COLOURS[c]} {world.SHAPES[s]}" for c, s in tables.kind[0]]
-        raise ValueError(f"no {world.COLOURS[kind[0]]} {world.SHAPES[kind[1]]} on this table; there are: "
-                         f"{', '.join(names)}")
+        asked, *names = (f"{world.COLOURS[c]} {world.SHAPES[s]}" for c, s in (kind, *tables.kind[0]))
+        raise ValueError(f"no {asked} on this table; there are: {', '.join(names)}")
     tables.target[:], tables.goal[:] = there.argmax(), goal
     tables.goal_xy[:] = world.PLACES[goal if goal < 4 else tables.pads[0, goal - 4]]
 
@@ -241,57 +221,52 @@ def table(summary):
     """The outcome for people."""
     def rates(rows):
         return "  ".join(f"{r['rate']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in rows.values())
-    n = next(iter(summary["success"].values()))["n"]
-    lines = [f"{'':24s}" + "  ".join(f"{name:17s}" for name in summary["success"]),
-             f"{'success':24s}{rates(summary['success'])}   (95 % intervals, n = {n} each)",
-             f"{'right puck moved most':24s}{rates(summary['right_puck'])}"]
-    for name, key in (("VQA, picture book", ""), ("VQA, robot pictures", "_robot")):
-        now = summary[f"vqa_after{key}"]
-        before = summary.get(f"vqa_before{key}", {})
-        lines.append(f"{name:24s}" + "  ".join(
-            f"{k} {f'{before[k]:.2f} -> ' if before else ''}{v:.2f}" for k, v in now.items()))
-    lines.append(f"{'ms per chunk':24s}" + "  ".join(
-        f"{k} {'-' if v is None else v}" for k, v in summary["ms_per_chunk"].items()))
-    if "train_seconds" in summary:
-        memory = summary["peak_rss_mib"]
-        lines.append(f"{'seconds':24s}training {summary['train_seconds']}, all {summary['total_seconds']}; peak memory "
-                     f"{'unknown' if memory is None else f'{memory} MiB'}")
-        lines.append(f"{'speed':24s}{1000 * summary['train_seconds'] / summary['steps']:.0f} ms a step, "
-                     f"{100 * summary['data_wait_share']:.0f} % of the time spent waiting for data")
-    return "\n".join(lines)
+
+    def answers(key):
+        before = {k: f"{v:.2f} -> " for k, v in summary.get(f"vqa_before{key}", {}).items()}
+        return "  ".join(f"{k} {before.get(k, '')}{v:.2f}" for k, v in summary[f"vqa_after{key}"].items())
+    s, n = summary, next(iter(summary["success"].values()))["n"]
+    rows = {"": "  ".join(f"{name:17s}" for name in s["success"]),
+            "success": f"{rates(s['success'])}   (95 % intervals, n = {n} each)",
+            "right puck moved most": rates(s["right_puck"]),
+            "VQA, picture book": answers(""), "VQA, robot pictures": answers("_robot"),
+            "ms per chunk": "  ".join(f"{k} {'-' if v is None else v}" for k, v in s["ms_per_chunk"].items())}
+    if "train_seconds" in s:
+        memory = "unknown" if s["peak_rss_mib"] is None else f"{s['peak_rss_mib']} MiB"
+        rows["seconds"] = f"training {s['train_seconds']}, all {s['total_seconds']}; peak memory {memory}"
+        rows["speed"] = (f"{1000 * s['train_seconds'] / s['steps']:.0f} ms a step, {100 * s['data_wait_share']:.0f} % of the "
+                         "time spent waiting for data")
+    return "\n".join(f"{name:24s}{text}" for name, text in rows.items())
 
 
 def main():
     parser = program.parser(__doc__)
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--instruction", help="draw one scene that has this object, write its GIF")
-    parser.add_argument("--scene", type=int, help="give that instruction in this scene (0, 1, ...) instead")
-    parser.add_argument("--scenes", type=int, help="scenes in each test set (default: the run's)")
-    parser.add_argument("--seed", type=int, default=0, help="of the scene for --instruction")
+    parser.add_argument("--scene", type=int, help="give that instruction in this scene instead (0 to 1000000)")
+    parser.add_argument("--scenes", type=int, help="scenes in each test set (1 to 1000000; default: the run's)")
+    parser.add_argument("--seed", type=int, default=0, help="of the scene for --instruction (0 to 2147483647; default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
+    configuration.in_bounds({"seed": args.seed, "scenes": 1 if args.scenes is None else args.scenes}, ("seed", "scenes"))
+    if not 0 <= (args.scene or 0) <= 10 ** 6:
+        raise ValueError(f"--scene is {args.scene}; it must be 0 or more: 0 to 1e+06")
     torch.set_num_threads(1)               # (as fast on idle cores for one robot, and much faster on busy ones)
     model = load_model(args.run)
-    if args.instruction is not None:
-        goals, pucks = model.config.goals, model.config.pucks
-        if args.scene is None:
-            configuration.in_bounds(vars(args), ["seed"])
-            tables = scene_for(args.instruction, goals, args.seed, pucks)
-        else:
-            if not 0 <= args.scene < 10 ** 6:
-                raise ValueError(f"--scene is {args.scene}; it must be 0 or more: 0 to 1e+06")
-            tables = test_scenes("all", args.scene + 1, goals, pucks=pucks).take([args.scene])
-            aim(tables, args.instruction, goals)
-        path = Path(args.run) / ("-".join(language.instruction(tables)[0].split()) + ".gif")
-        won = film(model, tables, path)
-        print(f"{language.instruction(tables)[0]}: {'done' if won[0] else 'not done'} -> {path}")
+    c = model.config = replace(model.config, scenes=args.scenes or model.config.scenes)
+    if args.instruction is None:
+        result = measure(model)
+        program.write_json(Path(args.run) / "evaluation.json", result)
+        print(json.dumps(result, indent=1) if args.json else table(result))
         return
-    if args.scenes is not None:
-        configuration.in_bounds(vars(args), ["scenes"])
-        model.config = replace(model.config, scenes=args.scenes)
-    result = measure(model)
-    program.write_json(Path(args.run) / "evaluation.json", result)
-    print(json.dumps(result, indent=1) if args.json else table(result))
+    if args.scene is None:
+        tables = scene_for(args.instruction, c.goals, args.seed, c.pucks)
+    else:
+        tables = test_scenes("all", args.scene + 1, c.goals, pucks=c.pucks).take([args.scene])
+        aim(tables, args.instruction, c.goals)
+    said = language.instruction(tables)[0]
+    path = Path(args.run) / f"{'-'.join(said.split())}.gif"
+    print(f"{said}: {'done' if film(model, tables, path)[0] else 'not done'} -> {path}")
 
 
 if __name__ == "__main__":

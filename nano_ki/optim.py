@@ -14,10 +14,10 @@ HIDDEN = ("blocks.", "small.", "large.")      # names of modules whose matrices 
 
 
 class Muon(torch.optim.Muon):
-    """PyTorch's Muon, but it makes the updates of all matrices of one shape orthogonal together, on a CPU in float32.
+    """PyTorch's Muon, but all matrices of one shape are made orthogonal together, on a CPU in float32.
 
-    PyTorch does it one by one, in bfloat16. Few CPUs multiply bfloat16: on one that does not (AMD Zen 3) that took
-    250 of the 940 ms of a training step, and this takes 25. Matrices that FSDP2 cut up are put together first, once.
+    PyTorch does it one by one, in bfloat16, which few CPUs multiply: on one that does not (AMD Zen 3) that took 250 of
+    the 940 ms of a training step, and this takes 25. Matrices that FSDP2 cut up are put together first, once.
     """
 
     @torch.no_grad()
@@ -25,14 +25,12 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             same = {}                                         # shape -> [(matrix, its update)]
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                mean = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(mean, group["momentum"])                              # (Nesterov)
-                same.setdefault(p.shape, []).append((p, ranks.plain(update)))
+                if p.grad is not None:
+                    if p not in self.state:
+                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                    mean = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
+                    update = p.grad.lerp(mean, group["momentum"])                              # (Nesterov)
+                    same.setdefault(p.shape, []).append((p, ranks.plain(update)))
             for (rows, columns), pairs in same.items():
                 updates = torch.stack([u for _, u in pairs])
                 updates = updates.bfloat16() if updates.is_cuda else updates

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from nano_ki import config as configuration
 from nano_ki import language, program, ranks, render, world
@@ -61,73 +60,69 @@ def compile_blocks(*stacks):
             block.compile()
 
 
-def make_vlm(config, say):
-    """If config names a VLM that is not there and says for how many steps to pre-train one: do that. KeyboardInterrupt
+def make_vlm(config, tell):
+    """If config names a VLM that is not there and says for how many steps to pre-train one, do that. KeyboardInterrupt
     if it was stopped (and saved)."""
     if not (config.vlm and config.vlm_steps) or find(config.vlm).exists():
         return
     if ranks.who()[1] > 1:
         raise ValueError(f"no VLM at {config.vlm}; make it first, by one process: python -m nano_ki.pretrain --preset "
                          f"{config.preset} --steps {config.vlm_steps} --batch {config.batch} --out {config.vlm}")
-    say(f"no VLM at {config.vlm}: pre-training one, {config.vlm_steps} steps of {config.batch} pages")
+    tell(f"no VLM at {config.vlm}: pre-training one, {config.vlm_steps} steps of {config.batch} pages")
     Path(config.vlm).parent.mkdir(parents=True, exist_ok=True)
-    made = pretrain(config, config.vlm, config.vlm_steps, config.batch, 0, RATE)
+    made = pretrain(config, config.vlm, config.vlm_steps, config.batch)
     if made is None:
         raise KeyboardInterrupt
-    say(f"it took {made['minutes']} minutes and answers {made['scores']}")
+    tell(f"it took {made['minutes']} minutes and answers {made['scores']}")
 
 
-def pretrain(config, path, steps, batch, seed, rate, start="", stop=lambda step: False):
+def pretrain(config, path, steps, batch, seed=0, rate=RATE, start="", stop=lambda step: False):
     """Train a VLM, from nothing or from the file `start`, and write it to `path`, its provenance (with that of `start`)
     beside it. Returns the provenance, or None if it was stopped: by Ctrl-C, or by stop(step).
 
-    A pre-training that was stopped or killed leaves path.unfinished; the same call goes on from there.
+    A pre-training that was stopped or killed leaves path.unfinished. The same call goes on from there.
     """
     threads = torch.get_num_threads()
     try:
         with program.claimed(f"{path}.running", f"the VLM {path}"):
-            return _pretrain(config, Path(path), steps, batch, seed, rate, start, stop)
+            return _pretrain(config, Path(path), steps, batch, seed, rate, str(start), stop)
     finally:
         torch.set_num_threads(threads)
 
 
 def _pretrain(config, path, steps, batch, seed, rate, start, stop):
-    began, unfinished = time.perf_counter(), Path(f"{path}.unfinished")
-    what = {"steps": steps, "batch": batch, "seed": seed, "rate": rate, "start": str(start), "pucks": config.pucks, **sizes(config)}
+    began, unfinished, pages = time.perf_counter(), Path(f"{path}.unfinished"), Lessons(config, batch, seed)
+    job = {"steps": steps, "batch": batch, "seed": seed, "rate": rate, "start": start, "pucks": config.pucks, **sizes(config)}
     torch.manual_seed(seed)
     if config.device == "cuda":
         torch.set_float32_matmul_precision("high")
-    vlm, earlier, first, minutes = new_vlm(config), None, 0, 0.
+    vlm, earlier, smooth = new_vlm(config), None, None
     if start:
         load_vlm(vlm, start, config)
         note = find(f"{start}.json")
-        earlier = json.loads(note.read_text()) if note.exists() else {"file": str(start)}
+        earlier = json.loads(note.read_text()) if note.exists() else {"file": start}
     vlm.to(config.device)
-    if config.compile:
-        compile_blocks(vlm.vit, vlm)
     groups = optimisers(vlm, rate, .15 * rate)
-    if (saved := _unfinished(unfinished, what)) is not None:
+    saved = _unfinished(unfinished, job)
+    minutes = saved["minutes"]
+    if saved["step"]:
         vlm.load_state_dict(saved["weights"])
         for optimiser, state in zip(groups, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)
-        first, minutes = saved["step"], saved["minutes"]
-        say(f"going on from step {first} ({unfinished})")
-    batches = Lessons(config, batch, seed)
+        say(f"going on from step {saved['step']} ({unfinished})")
     if config.device == "cpu":
-        threads = config.threads or saved and saved["threads"] or ranks.fastest_threads(
-            lambda: loss_of(vlm, batches[0], config, config.depth).backward())
-        torch.set_num_threads(threads)
-    smooth, spent = None, lambda: minutes + (time.perf_counter() - began) / 60
-    lessons = drawn_ahead(batches, range(first, steps), config.workers, pin=config.device == "cuda")
-    bar = tqdm(range(first, steps), initial=first, total=steps, desc="pretrain", dynamic_ncols=True,
-               mininterval=.2 if sys.stderr and sys.stderr.isatty() else 20)
-    with program.AfterThisStep() as asked:
-        for step, lesson in zip(bar, lessons, strict=True):
+        torch.set_num_threads(config.threads or saved["threads"] or ranks.fastest_threads(
+            lambda: loss_of(vlm, pages[0], config, config.depth).backward()))
+    if config.compile:
+        compile_blocks(vlm.vit, vlm)
+    lessons = drawn_ahead(pages, range(saved["step"], steps), config.workers, pin=config.device == "cuda")
+    with program.AfterThisStep() as asked, program.progress(steps, saved["step"], "pretrain") as bar:
+        for step, lesson in enumerate(lessons, saved["step"]):
             # Half of the batches skip the last layer. What only that layer finds out is in nobody's memory: the
             # expert reads each layer's (K, V), that is, what was known *before* the layer.
-            layers = config.depth - (config.depth > 1 and np.random.default_rng((seed, 3, step)).random() < .5)
-            loss = loss_of(vlm, lesson, config, layers)
-            if not torch.isfinite(loss):
+            skip = config.depth > 1 and np.random.default_rng((seed, 3, step)).random() < .5
+            loss = loss_of(vlm, lesson, config, config.depth - skip)
+            if not loss.isfinite():
                 raise FloatingPointError(f"the loss is {loss.item()} at step {step}; try a lower --rate")
             vlm.zero_grad(set_to_none=True)
             loss.backward()
@@ -135,28 +130,26 @@ def _pretrain(config, path, steps, batch, seed, rate, start, stop):
                 set_rate(optimiser, schedule(step, steps, 100))
                 optimiser.step()
             done, smooth = step + 1, loss.item() if smooth is None else .98 * smooth + .02 * loss.item()
-            if step % 20 == 0:
-                bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
-            stopping = asked() or stop(done)
+            bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
+            bar.update()
+            minutes, stopping = saved["minutes"] + (time.perf_counter() - began) / 60, asked() or stop(done)
             if stopping or done % SAVE_EVERY == 0 or done == steps:
-                state = {**what, "step": done, "minutes": spent(), "threads": torch.get_num_threads(), "weights": vlm.state_dict(),
-                         "optimisers": [optimiser.state_dict() for optimiser in groups]}
+                state = {**job, "step": done, "minutes": minutes, "threads": torch.get_num_threads(),
+                         "weights": vlm.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in groups]}
                 write_whole(unfinished, lambda f, state=state: torch.save(state, f))
             if stopping:
-                bar.close()
                 say(f"stopped after step {done}; the same command goes on")
                 return None
             if done % 1000 == 0 and done < steps:
                 with asked.at_once():
                     say(f"step {done}: loss {smooth:.3f} {scores_of(vlm, config)}")
     save_vlm(vlm, path, config)
-    made = {"command": " ".join(["python -m nano_ki.pretrain", *sys.argv[1:]]), "seed": seed,
-            "commit": program.commit(), "date": date.today().isoformat(),
-            "steps": steps, "batch": batch, "minutes": round(spent(), 1),
+    made = {"command": " ".join(["python -m nano_ki.pretrain", *sys.argv[1:]]), "seed": seed, "commit": program.commit(),
+            "date": date.today().isoformat(), "steps": steps, "batch": batch, "minutes": round(minutes, 1),
             "device": config.device, "threads": torch.get_num_threads(), "torch": torch.__version__,
             "parameters": sum(p.numel() for p in vlm.parameters()), "scores": scores_of(vlm, config), "started_from": earlier}
     write_json(f"{path}.json", made)
-    unfinished.unlink(missing_ok=True)
+    unfinished.unlink()
     return made
 
 
@@ -168,16 +161,17 @@ def loss_of(vlm, lesson, config, layers):
     return F.cross_entropy(logits.transpose(1, 2).float(), answer, ignore_index=language.PAD)
 
 
-def _unfinished(path, what):
-    """What a stopped pre-training of the same settings left at `path`; None if there is none."""
+def _unfinished(path, job):
+    """What a stopped pre-training of the same settings left at `path`; a beginning, if there is none."""
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
-        return saved if all(saved[k] == v for k, v in what.items()) else None
+        if all(saved[name] == value for name, value in job.items()):
+            return saved
     except FileNotFoundError:
-        return None
+        pass
     except Exception as error:          # torch raises many kinds for a damaged or foreign file
         say(f"warning: {path} cannot be read ({type(error).__name__}); starting from nothing")
-        return None
+    return {"step": 0, "minutes": 0., "threads": 0}
 
 
 def scores_of(vlm, config):
@@ -190,11 +184,11 @@ def main():
     parser.add_argument("--out", default=str(ROOT / "data" / "vlm.pt"), help="file to write")
     parser.add_argument("--steps", type=int, default=9000, help="training steps (1 to 1e+08; default 9000)")
     parser.add_argument("--batch", type=int, default=64, help="pages in each batch (1 to 65536; default 64)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (0 to 2.1e+09; default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (0 to 2147483647; default 0)")
     parser.add_argument("--start", default="", help="go on from this VLM (default: from nothing)")
     parser.add_argument("--rate", type=float, default=RATE, help="Muon learning rate; AdamW: x .15 (1e-09 to 10; default .01)")
-    configuration.add_flags(parser, ("vlm_width", "vit_depth", "depth", "image", "pucks", "device", "threads", "preset", "bfloat16",
-                                     "compile", "workers"))
+    configuration.add_flags(parser, ("vlm_width", "vit_depth", "depth", "image", "pucks", "device", "threads", "preset",
+                                     "bfloat16", "compile", "workers"))
     args = vars(parser.parse_args())
     own = {k: args.pop(k) for k in ("out", "steps", "batch", "seed", "rate", "start")}
     configuration.in_bounds({**own, "vlm_rate": own["rate"]}, ("steps", "batch", "seed", "vlm_rate"))

@@ -71,8 +71,8 @@ def gradient_norms(model, batch, seed=0):
 
 def pull(model, batch, seed=0):
     """What either loss would do to the VLM, if both reached it: {part: {"flow", "ce": gradient norms, "cosine"}}, for
-    the vision encoder, each layer and all of the VLM. (Nothing is trained; the stop-gradient is lifted meanwhile.)"""
-    insulate, model.insulate, gradients = model.insulate, False, {}
+    the vision encoder, each layer and all of the VLM. (The stop-gradient is lifted meanwhile; nothing is trained.)"""
+    insulate, model.insulate, gradients, out = model.insulate, False, {}, {}
     for loss in ("flow", "ce"):
         model.zero_grad(set_to_none=True)
         value = model(batch, torch.Generator(device=batch.chunk.device).manual_seed(seed))[loss]
@@ -81,10 +81,9 @@ def pull(model, batch, seed=0):
         gradients[loss] = {name: torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in group])
                            for name, group in parts(model).items() if name != "expert"}
     model.zero_grad(set_to_none=True)
-    model.insulate, out = insulate, {}
+    model.insulate = insulate
     for name in ("vision encoder", *(f"layer {i}" for i in range(len(model.vlm.blocks))), ""):
-        flow, ce = (torch.cat([g for part, g in gradients[loss].items() if part.startswith(name)])
-                    for loss in ("flow", "ce"))
+        flow, ce = (torch.cat([g for part, g in gradients[loss].items() if part.startswith(name)]) for loss in ("flow", "ce"))
         norms = flow.norm().item(), ce.norm().item()
         cosine = (flow @ ce).item() / (norms[0] * norms[1]) if min(norms) > 0 else 0.
         out[name or "VLM"] = {"flow": round(norms[0], 6), "ce": round(norms[1], 6), "cosine": round(cosine, 4)}

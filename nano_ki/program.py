@@ -4,7 +4,7 @@ A file is written under a temporary name, flushed to the disk and renamed. Whoev
 old file or the new one, never half of one. A stream that is closed, a signal, a module that a system lacks:
 none of them may cost work that is done.
 
-Read next: checkpoint.py
+Read next: world.py
 """
 import argparse
 import errno
@@ -16,17 +16,14 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
-BEAT, STALE = 10, 60        # seconds between signs of life of a claim; without any for so long, it is stale
+BEAT, STALE = 10, 60        # seconds between signs of life of a claim; after so many without one it is stale
 NO_MEMORY = re.compile("alloc|out of memory|not enough memory|overflow|storage size", re.I)
-
-
-# -- files --------------------------------------------------------------------------------------------
 
 
 def write_whole(path, write):
@@ -58,32 +55,27 @@ def first_line(error):
 
 @contextmanager
 def claimed(path, what):
-    """Hold `path`, a file that says who works here. OSError while another living process holds it.
+    """Hold the file `path` while this process works on `what`. OSError if another living process holds it.
 
-    The file is made exclusively, which network disks can do, too. Its owner touches it every BEAT seconds. On
-    the owner's machine the claim of a process that is gone is void at once; elsewhere, after STALE seconds
-    without a touch. what: what is held, for the message.
+    The file is made exclusively, which network disks can do, too. Its owner touches it every BEAT seconds. On the
+    owner's machine the claim of a process that is gone is void at once; on another machine, after STALE seconds.
     """
-    path, me = Path(path), {"place": _place(), "pid": os.getpid(), "born": _born(os.getpid())}
-    for attempt in (1, 2):
+    path, over = Path(path), threading.Event()
+    while True:
         try:
             with open(path, "x") as f:
-                json.dump(me, f)
+                json.dump([_place(), os.getpid(), _born(os.getpid())], f)
             break
         except FileExistsError:
-            holder = _holder(path)
-            if holder or attempt == 2:
-                raise OSError(f"{what} is in use by {holder or 'another process'}; choose another one, or wait until it "
-                              f"ends (if you know that it is gone: delete {path})") from None
+            if holder := _holder(path):
+                raise OSError(f"{what} is in use by {holder}; choose another one, or wait until it ends (if you know "
+                              f"that it is gone, delete {path})") from None
             path.unlink(missing_ok=True)
-    over = threading.Event()
 
     def beat():
         while not over.wait(BEAT):
-            try:
+            with suppress(OSError):
                 os.utime(path)
-            except OSError:
-                pass
     threading.Thread(target=beat, daemon=True).start()
     try:
         yield
@@ -95,71 +87,53 @@ def claimed(path, what):
 def _holder(path):
     """Who holds a claim, in words; None if nobody alive does."""
     try:
-        claim = json.loads(path.read_bytes())
-        place, pid, born = claim["place"], int(claim["pid"]), claim["born"]
+        place, pid, born = json.loads(path.read_bytes())
+        if place == _place() and born:
+            return f"process {pid}" if _born(pid) == born else None
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
-        place, pid, born = None, 0, None
-    if place == _place() and born is not None:
-        return f"process {pid}" if _born(pid) == born else None
-    clock = path.with_name(f"{path.name}.clock")           # (what a network disk calls now)
-    clock.write_bytes(b"")
+    except (OSError, ValueError, TypeError):
+        place, pid = "", "unknown"
+    clock = path.with_name(f"{path.name}.clock")               # (a network disk has a clock of its own)
+    clock.touch()
     age = clock.stat().st_mtime - path.stat().st_mtime
     clock.unlink()
     return f"process {pid} on {(place or 'another machine').split()[0]}" if age < STALE else None
 
 
 def _place():
-    """This machine and start of it, and this container: where a process number means something."""
-    parts = [socket.gethostname()]
-    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(), lambda: os.readlink("/proc/self/ns/pid")):
-        try:
-            parts.append(read())
-        except OSError:
-            parts.append("-")
-    return " ".join(parts)
+    """This machine, since it was started, and this container: where a process number means something."""
+    with suppress(OSError):
+        return f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    return socket.gethostname()
 
 
 def _born(pid):
-    """When a process started (a number is used again for another process); None if there is no telling, or it is gone."""
-    try:
+    """When a process started (its number is used again later); None if it is gone, or the system does not say."""
+    with suppress(OSError, IndexError, ValueError):
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return rest[18] if state not in "ZX" else None
-    except (OSError, IndexError, ValueError):
-        return None
-
-
-# -- what a system may lack: None, or "unknown" -------------------------------------------------------
 
 
 def commit():
     """The commit of this code; "unknown" without git."""
-    try:
+    with suppress(OSError):
         done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         return done.stdout.strip() or "unknown"
-    except OSError:
-        return "unknown"
+    return "unknown"
 
 
 def memory_mib():
     """MiB of memory that this process holds now; None where the system does not say."""
-    try:
+    with suppress(OSError, ValueError, AttributeError):
         return round(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2 ** 20, 1)
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def peak_memory_mib():
-    """The most that it ever held; None where the system does not say."""
-    try:
+    """The most that it ever held; None where the system does not say (Windows)."""
+    with suppress(ImportError):
         import resource
-    except ImportError:                    # (Windows)
-        return None
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10))
-
-
-# -- the terminal -------------------------------------------------------------------------------------
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10))
 
 
 class Lenient:
@@ -169,16 +143,13 @@ class Lenient:
         self.stream = stream
 
     def write(self, text):
-        try:
-            return self.stream.write(text)
-        except (OSError, ValueError):
-            return len(text)
+        with suppress(OSError, ValueError):
+            self.stream.write(text)
+        return len(text)
 
     def flush(self):
-        try:
+        with suppress(OSError, ValueError):
             self.stream.flush()
-        except (OSError, ValueError):
-            pass
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
@@ -187,6 +158,12 @@ class Lenient:
 def say(text):
     """Print a line, above the progress bar if there is one."""
     tqdm.write(text)
+
+
+def progress(total, done, name, hide=False):
+    """A progress bar; a log file gets a line of it every 20 seconds."""
+    return tqdm(total=total, initial=done, desc=name, dynamic_ncols=True, disable=hide or sys.stderr is None,
+                mininterval=.2 if sys.stderr and sys.stderr.isatty() else 20)
 
 
 def parser(doc, **options):
@@ -214,28 +191,24 @@ class AfterThisStep:
         self.pressed += 1
         if self.pressed > 1 or not self.waits:
             raise KeyboardInterrupt
-        try:
+        with suppress(OSError):
             os.write(2, b"\nstopping after this step (once more: at once)\n")
-        except OSError:
-            pass
 
     @contextmanager
     def at_once(self):
         self.waits = False
-        try:
-            yield
-        finally:
-            self.waits = True
+        yield
+        self.waits = True
 
 
 def _handle(handler):
-    """Set the handler of the signals that ask to stop, but for those that somebody ignores (nohup). Returns the old
-    ones. Only the main thread may do that."""
+    """Let `handler` have the signals that ask to stop, but for those that are ignored here (nohup). Returns the
+    handlers before. Only the main thread may do that."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):               # (Windows has no SIGHUP)
             number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+            if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, handler)
     return before
 
@@ -245,23 +218,22 @@ def run(main, files=False):
     or full output does not matter."""
     def interrupt(*_):
         raise KeyboardInterrupt
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:         # (a closed stream's number must not become a file's)
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:         # (no file may get the number of a closed stream)
         pass
     os.close(number)
-    for name in ("stdin", "stdout", "stderr"):
-        stream = getattr(sys, name) or open(os.devnull, "r" if name == "stdin" else "w")
-        if hasattr(stream, "reconfigure") and name != "stdin":
-            stream.reconfigure(errors="backslashreplace")          # (names of files may be no text)
-        setattr(sys, name, Lenient(stream) if name == "stderr" or name == "stdout" and files else stream)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")
+        stream.reconfigure(errors="backslashreplace")              # (names of files may be no text)
+        setattr(sys, name, Lenient(stream) if files or name == "stderr" else stream)
     _handle(interrupt)
     try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:                                        # (`... | head`: whoever reads has read enough)
+    except BrokenPipeError:                                        # (`... | head` has read enough)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.stderr.write("\nstopped\n")
+        print("\nstopped", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")

@@ -1,16 +1,15 @@
 """Several processes, one run: who am I, what is the sum over all, and one model in all of them.
 
-`torchrun --nproc-per-node N -m nano_ki.train` starts N copies of the program, one for each GPU (or, with
-the gloo back end, on CPU cores). The batch of a step is cut into `shards`; each rank takes its share, DDP
-adds the gradients up. FSDP2 (--fsdp) also shares out weights, gradients and optimisers: each rank keeps
-1/N of each matrix and gathers the rest layer by layer. Without torchrun there is one rank, and everything
-here does nothing.
+`torchrun --nproc-per-node N -m nano_ki.train` starts N processes (ranks), one for each GPU or CPU core. The
+batch of a step is cut into `shards`, and each rank takes its share. DDP adds the gradients up. FSDP2 (--fsdp)
+also shares out weights and optimisers: each rank keeps 1/N of each matrix and gathers the rest layer by layer.
+Without torchrun there is one rank, and everything here does nothing.
 
 Read next: train.py, tutorials/11_scaling.md
 """
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -31,8 +30,7 @@ def started(device):
     if device == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
-            raise ValueError(f"process {local} of this machine has no GPU of its own ({torch.cuda.device_count()} "
-                             f"here); lower --nproc-per-node, or add --device cpu")
+            raise ValueError(f"process {local} has no GPU of its own; lower --nproc-per-node, or add --device cpu")
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
@@ -129,11 +127,11 @@ def fastest_threads(work, tries=3):
 
 
 def losses_of(spread_model, batches, generators, real, shards):
-    """Yield the losses of this rank's batches, one after the other, each as its share of the step's: so that their sum,
-    over all batches of all ranks, is what one process would have with one large batch.
+    """Yield the losses of this rank's batches, each as its share: summed over all batches of all ranks, they are what
+    one process would have with one large batch. Call `backward` on each before asking for the next.
 
     real(batch): its real answer tokens, over which the cross-entropy "ce" was averaged; the other losses are means
-    over equally large shards. Call `backward` on each before asking for the next.
+    over equally large shards.
     """
     tokens = [real(batch) for batch in batches]
     everywhere = max(1, total(sum(tokens), batches[0].image.device.type))
@@ -148,16 +146,13 @@ def backward(loss):
     (who()[1] * loss).backward()
 
 
-@contextmanager
 def _exchange(spread_model, now):
-    """Whether the backward pass in here adds gradients up over the ranks (the last one of a step does)."""
+    """A block in which a backward pass adds gradients up over the ranks, or not yet (only a step's last one does)."""
     if isinstance(spread_model, DistributedDataParallel) and not now:
-        with spread_model.no_sync():
-            yield
-    else:
-        if hasattr(spread_model, "set_requires_gradient_sync"):      # (FSDP2)
-            spread_model.set_requires_gradient_sync(now)
-        yield
+        return spread_model.no_sync()
+    if hasattr(spread_model, "set_requires_gradient_sync"):          # (FSDP2)
+        spread_model.set_requires_gradient_sync(now)
+    return nullcontext()
 
 
 def gather(model, optimisers):
@@ -166,8 +161,8 @@ def gather(model, optimisers):
         return model.state_dict(), [o.state_dict() for o in optimisers]
     from torch.distributed.checkpoint import state_dict as dcp
     whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return dcp.get_model_state_dict(model, options=whole), [dcp.get_optimizer_state_dict(model, o, options=whole)
-                                                            for o in optimisers]
+    return (dcp.get_model_state_dict(model, options=whole),
+            [dcp.get_optimizer_state_dict(model, o, options=whole) for o in optimisers])
 
 
 def scatter(model, optimisers, weights, states):

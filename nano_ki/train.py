@@ -4,27 +4,25 @@
     python -m nano_ki.train --no-insulate            # the same without the stop-gradient
     python -m nano_ki.train --recipe pi0             # flow loss only, through the VLM
 
-`train_step` is the method: two losses are added up, each part is clipped and updated on its own. The rest of
-this file prepares it, watches it and saves what it made.
-
-A run leaves in its folder: config.json, metrics.jsonl (one line each), the last two checkpoints, curves.png,
-rollouts.gif, summary.json. Ctrl-C finishes the step and saves; --resume --out FOLDER goes on.
+`train_step` is the method: two losses are added up, and each part is clipped and updated on its own. The rest
+of this file prepares it, watches it and saves what it made. A run leaves in its folder: config.json,
+metrics.jsonl (a line every 20 steps), the last two checkpoints, curves.png, rollouts.gif, summary.json.
 
 Read next: evaluate.py
 """
 import os
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from nano_ki import checkpoint, draw, evaluate, probe, program, ranks, world
 from nano_ki import config as configuration
 from nano_ki.checkpoint import load_model, new_model
+from nano_ki.config import Config
 from nano_ki.episodes import Data, drawn_ahead
 from nano_ki.language import PAD
 from nano_ki.model import VLA, Batch
@@ -47,7 +45,8 @@ def train_step(model, parts, batches, noises, config, step):
     for losses in ranks.losses_of(model, batches, noises, real_tokens, config.shards):
         loss = losses["ce"] + config.alpha * losses["flow"]                  # (arXiv 2505.23705, eq. 4)
         if not loss.isfinite():
-            raise FloatingPointError(not_finite(losses, step))
+            named = {name: round(value.item(), 5) for name, value in losses.items()}
+            raise FloatingPointError(f"the loss is not finite at step {step}: {named}; lower --vlm-rate or --expert-rate")
         ranks.backward(loss)
         values = {name: values.get(name, 0) + value.detach() for name, value in losses.items()}
     for name, (part, its_optimisers, joins) in parts.items():
@@ -61,35 +60,29 @@ def train_step(model, parts, batches, noises, config, step):
 @dataclass
 class Job:
     """A run while it is trained: what it is made of, and how far it is."""
-    config: object
-    out: object             # its folder
+    config: Config
+    out: Path               # its folder
     data: Data
     model: VLA              # the policy
-    spread: object          # the policy as it is called in training (ranks.spread)
+    spread: torch.nn.Module     # the policy as it is called in training (ranks.spread)
     parts: dict             # see train_step
-    vqa_before: dict        # what the VLM knew (rank 0)
-    step: int               # steps done
-    seconds: float          # of training
-    waited: float           # of these, for data
-    began: float
+    vqa_before: dict        # what the VLM knew (on rank 0)
     rank: int
-    size: int
+    size: int               # ranks
+    step: int = 0           # steps done
+    seconds: float = 0.     # of training
+    waited: float = 0.      # of these, for data
 
     def optimisers(self):
         return [optimiser for _, its_optimisers, _ in self.parts.values() for optimiser in its_optimisers]
-
-    def say(self, text):
-        if self.rank == 0:
-            say(text)
 
 
 def train(config, stop=lambda step: False, policy=VLA):
     """Run the whole job. Returns the summary (also in summary.json), or None if it was stopped.
 
     stop(step) is asked after each step; True (on any rank) saves and ends, as Ctrl-C does. policy: VLA, or a subclass
-    with the same weights. ValueError / OSError say what to do about bad settings, folders and files;
-    FloatingPointError about a loss that is not finite. Under torchrun every rank calls it; rank 0 alone writes files,
-    and returns the summary.
+    with the same weights. ValueError and OSError say what to do about bad settings, folders and files;
+    FloatingPointError: a loss is not finite. Under torchrun every rank calls it; rank 0 alone writes and returns.
     """
     began, threads, first = time.perf_counter(), torch.get_num_threads(), os.environ.get("RANK", "0") == "0"
     tell = say if first else lambda text: None
@@ -100,11 +93,11 @@ def train(config, stop=lambda step: False, policy=VLA):
                 checkpoint.clear(out)
             saved = checkpoint.load(config.out, tell) if config.resume else None
             if saved:
-                config = elsewhere(config, saved["config"], tell)
+                config = going_on(config, saved["config"], tell)
             with ranks.started(config.device) as (rank, size):
-                job = prepare(config, ranks.agree(out), saved, policy, rank, size, began)
+                job = prepare(config, ranks.agree(out), saved, policy, rank, size, tell)
                 if loop(job, stop):
-                    return finish(job) if rank == 0 else None
+                    return finish(job, began) if rank == 0 else None
                 tell(f"stopped after step {job.step}; go on with: python -m nano_ki.train --resume --out {out}")
         except KeyboardInterrupt:
             if not first or not checkpoint.there(out):
@@ -118,25 +111,24 @@ def train(config, stop=lambda step: False, policy=VLA):
             torch.set_num_threads(threads)
 
 
-def elsewhere(config, saved, say):
-    """The settings of a run that goes on: its own, but for what the machine decides."""
-    own = configuration.Config()
-    given = {name: value for name in configuration.ELSEWHERE if (value := getattr(config, name)) != getattr(own, name)}
+def going_on(config, saved, tell):
+    """The settings of a run that goes on: its own (`saved`), but for what this machine decides."""
+    given = {name: value for name in configuration.ELSEWHERE if (value := getattr(config, name)) != getattr(Config, name)}
     saved = replace(saved, out=config.out, **given)
     try:
         configuration.this_device(saved.device)
     except ValueError:
-        say(f"this run was on {saved.device}, which is not here: it goes on on {configuration.this_device('auto')}")
+        tell(f"this run was on {saved.device}, which is not here: it goes on on {configuration.this_device('auto')}")
         saved = replace(saved, device=configuration.this_device("auto"))
     return replace(saved, compile=saved.compile and can_compile())
 
 
-def prepare(config, out, saved, policy, rank, size, began):
+def prepare(config, out, saved, policy, rank, size, tell):
     """Everything that the first step needs, as a Job."""
     if config.shards < size:                     # at least one part of the batch for each rank
         config = replace(config, shards=size)
         configuration.check(config)
-    make_vlm(config, say if rank == 0 else lambda text: None)
+    make_vlm(config, tell)
     torch.manual_seed(config.seed)
     if config.device == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -146,9 +138,13 @@ def prepare(config, out, saved, policy, rank, size, began):
         model.vlm.requires_grad_(False)
     if config.device == "cpu":
         batch = data.batch(config.steps)
-        config = replace(config, threads=config.threads or ranks.fastest_threads(lambda: both_losses(model, batch).backward()))
-        model.zero_grad(set_to_none=True)
+
+        def work():
+            losses = model(batch, torch.Generator().manual_seed(0))
+            (losses["ce"] + losses["flow"]).backward()
+        config = replace(config, threads=config.threads or ranks.fastest_threads(work))
         torch.set_num_threads(config.threads)
+        model.zero_grad(set_to_none=True)
         model.config = config
     vqa_before = saved["vqa_before"] if saved else evaluate.vqa_both(model) if rank == 0 else None
     if config.compile:
@@ -160,9 +156,9 @@ def prepare(config, out, saved, policy, rank, size, began):
     if not config.freeze:
         parts["vlm"] = model.vlm, optimisers(model.vlm, config.vlm_rate, config.vlm_adam), 0
     if config.flow_loss:
-        parts["expert"] = (model.expert, optimisers(model.expert, config.expert_rate, config.expert_adam),
-                           round(config.expert_from * config.steps))
-    job = Job(config, out, data, model, spread, parts, vqa_before, 0, 0., 0., began, rank, size)
+        joins = round(config.expert_from * config.steps)
+        parts["expert"] = model.expert, optimisers(model.expert, config.expert_rate, config.expert_adam), joins
+    job = Job(config, out, data, model, spread, parts, vqa_before, rank, size)
     if saved:
         try:
             ranks.scatter(model, job.optimisers(), saved["model"], saved["optimisers"])
@@ -178,26 +174,23 @@ def prepare(config, out, saved, policy, rank, size, began):
 
 
 def loop(job, stop):
-    """Train to the last step, with checks and checkpoints on the way. Returns whether it got there (or was stopped)."""
-    c, mine = job.config, ranks.shares(job.config.shards)
+    """Train, with checks and checkpoints on the way. Returns whether the last step was reached (or it was stopped)."""
+    c, mine, start = job.config, ranks.shares(job.config.shards), time.perf_counter()
     noises = [torch.Generator(device=c.device) for _ in mine]
-    watched = to_device(job.data.batch(c.steps), c.device)
     places = ((step, shard) for step in range(job.step, c.steps) for shard in mine)
     stream = drawn_ahead(job.data, places, c.workers, pin=c.device == "cuda")
     if job.rank == 0:
         path = job.out / "metrics.jsonl"
         metrics = checkpoint.Metrics(path, job.step or None)
         checked = {m["step"] for m in checkpoint.read_metrics(path) if "success" in m}
-    bar = tqdm(total=c.steps, initial=job.step, desc=c.recipe, dynamic_ncols=True, disable=job.rank > 0,
-               mininterval=.2 if sys.stderr and sys.stderr.isatty() else 20)        # (a log file needs fewer lines)
-    shown, start = {}, time.perf_counter() - job.seconds
-    with program.AfterThisStep() as asked, bar:
+    shown, start = {}, start - job.seconds
+    with program.AfterThisStep() as asked, program.progress(c.steps, job.step, c.recipe, hide=job.rank > 0) as bar:
         for step in range(job.step, c.steps):
             if c.check_every and step and step % c.check_every == 0:     # (saved before: a Ctrl-C here loses nothing)
                 acting = whole(job)
                 if job.rank == 0 and step not in checked:
-                    with asked.at_once(), torch.compiler.set_stance("force_eager"):      # (not worth compiling)
-                        metrics.add({"step": step, "seconds": round(job.seconds, 2), **check(acting, watched, shown)})
+                    with asked.at_once():
+                        metrics.add({"step": step, "seconds": round(job.seconds, 2), **check(acting, job.data, shown)})
                 start = time.perf_counter() - job.seconds                # checks are not training time
             ready = time.perf_counter()
             batches = [to_device(next(stream), c.device) for _ in mine]
@@ -216,7 +209,7 @@ def loop(job, stop):
             bar.set_postfix(shown, refresh=False)
             bar.update()
             stopping = ranks.anybody(stop(job.step) or asked(), c.device)
-            due = job.step % c.save_every == 0 or c.check_every and job.step % c.check_every == 0
+            due = any(n and job.step % n == 0 for n in (c.save_every, c.check_every))
             if stopping or due or job.step == c.steps:
                 weights, states = ranks.gather(job.model, job.optimisers())
                 if job.rank == 0:
@@ -227,14 +220,17 @@ def loop(job, stop):
     return True
 
 
-def check(model, watched, shown):
+def check(model, data, shown):
     """A short evaluation during training, for a line of metrics.jsonl."""
-    won, _ = evaluate.success(evaluate.policy_of(model), model.config, 100, ("seen", "new_both"), evaluate.CHECK_SEED)
-    shown["success"] = f"{won['seen']['rate']:.2f}"
-    return {"success": won, "vqa": evaluate.vqa_both(model, 100), "pull": probe.pull(model, watched)}
+    c = model.config
+    with torch.compiler.set_stance("force_eager"):                       # (batches of all sizes: not worth compiling)
+        won, _ = evaluate.success(evaluate.policy_of(model), c, 100, ("seen", "new_both"), evaluate.CHECK_SEED)
+        shown["success"] = f"{won['seen']['rate']:.2f}"
+        return {"success": won, "vqa": evaluate.vqa_both(model, 100),
+                "pull": probe.pull(model, to_device(data.batch(c.steps), c.device))}
 
 
-def finish(job):
+def finish(job, began):
     """Evaluate what was saved, write what came out, draw; returns the summary."""
     c, out = job.config, job.out
     say("evaluating ...")
@@ -242,12 +238,11 @@ def finish(job):
     result = evaluate.measure(model)
     summary = {"recipe": c.recipe, "preset": c.preset, "device": c.device, "threads": c.threads, "ranks": job.size,
                "seed": c.seed, "steps": c.steps, "train_seconds": round(job.seconds, 1),
-               "total_seconds": round(time.perf_counter() - job.began, 1),
+               "total_seconds": round(time.perf_counter() - began, 1),
                "data_wait_share": round(job.waited / job.seconds, 4), "peak_rss_mib": program.peak_memory_mib(),
                "parameters": {"vlm": count(model.vlm), "expert": count(model.expert)},
-               "tokens_per_chunk": round(job.data.tokens_per_chunk, 2),
-               "insulate": c.insulate, "vqa_before": job.vqa_before["book"],
-               "vqa_before_robot": job.vqa_before["robot"], **result}
+               "tokens_per_chunk": round(job.data.tokens_per_chunk, 2), "insulate": c.insulate,
+               "vqa_before": job.vqa_before["book"], "vqa_before_robot": job.vqa_before["robot"], **result}
     if c.device == "cuda":
         summary["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2 ** 20)
     write_json(out / "summary.json", summary)
@@ -259,9 +254,6 @@ def finish(job):
     return summary
 
 
-# -- helpers ------------------------------------------------------------------------------------------
-
-
 def noise_seed(seed, step, shard):
     """One number for the noises and flow times of a step's shard: different for all, the same for ever."""
     return int(np.random.SeedSequence((seed, 3, step, shard)).generate_state(1, np.uint64)[0]) >> 1
@@ -269,11 +261,6 @@ def noise_seed(seed, step, shard):
 
 def real_tokens(batch):
     return int((batch.answer != PAD).sum())
-
-
-def both_losses(model, batch):
-    losses = model(batch, torch.Generator().manual_seed(0))
-    return losses["ce"] + losses["flow"]
 
 
 def to_device(batch, device):
@@ -296,46 +283,38 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def not_finite(losses, step):
-    named = {name: round(value.item(), 5) for name, value in losses.items()}
-    return (f"the loss is not finite at step {step}: {named}. Stopped before the update. Try a lower --vlm-rate or "
-            "--expert-rate, or another --seed")
-
-
 def explain(job):
     """Print what was derived, and why."""
     c, data = job.config, job.data
-    stop = ("cannot train the frozen VLM" if c.freeze else "stopped at the memory" if c.insulate else "flows into the VLM")
+    stop = "cannot train the frozen VLM" if c.freeze else "stopped at the memory" if c.insulate else "flows into the VLM"
     names = ["FAST"] * c.fast_loss + ["text"] * (c.vlm_samples > 0) + [f"{c.alpha:g} x flow"] * c.flow_loss
-    threads = f", {c.threads} CPU thread{'s' * (c.threads > 1)} (--threads)" if c.device == "cpu" else ""
+    threads = f", {c.threads} CPU thread{'s' * (c.threads > 1)}" if c.device == "cpu" else ""
     say(f"recipe {c.recipe}, preset {c.preset}, device {c.device}{threads}, seed {c.seed} -> {job.out}")
     if c.shards > 1:
         say(f"  {job.size} processes, {c.shards} shards of the batch: {c.shards // job.size} for each process")
     say(f"  losses: {' + '.join(names)}" + (f"; the flow gradient {stop}" if c.flow_loss else ""))
-    say(f"  data: {c.episodes} demonstrations of {len(world.KINDS[c.kinds])} kinds of object -> "
-        f"{len(data.tables)} samples (planning moments of those that succeeded)")
+    say(f"  data: {c.episodes} demonstrations of {len(world.KINDS[c.kinds])} kinds of object -> {len(data.tables)} samples")
     say(f"  {c.steps} steps of {c.batch} robot + {c.vlm_samples} question samples: "
         f"{c.steps * c.batch / len(data.tables):.1f} passes over the demonstrations")
     say(f"  a chunk of {data.chunks[0].size} numbers is {data.tokens_per_chunk:.1f} FAST tokens "
         f"(at most {data.answers.shape[1] - 1}), gamma {c.gamma:g}, {data.fast.vocab} tokens in all")
     say(f"  parameters: VLM {count(job.model.vlm):,}, expert {count(job.model.expert):,}")
-    say(f"  the VLM before training answers on picture-book pages {job.vqa_before['book']}, "
-        f"on robot pictures {job.vqa_before['robot']}")
+    say(f"  before training the VLM answers {job.vqa_before['book']} on picture-book pages, {job.vqa_before['robot']} on "
+        "robot pictures")
 
 
 def draw_curves(out):
     """curves.png from metrics.jsonl."""
     lines = checkpoint.read_metrics(out / "metrics.jsonl")
-    steps = [m for m in lines if "flow" in m]
-    checks = [m for m in lines if "success" in m]
+    steps, checks = [m for m in lines if "flow" in m], [m for m in lines if "success" in m]
+
+    def curve(rows, value):
+        return [m["step"] for m in rows], [value(m) for m in rows]
     draw.curves({
-        "loss": {k: ([m["step"] for m in steps], [m[k] for m in steps])
-                 for k in ("fast", "text", "flow") if any(m[k] for m in steps)},
-        "gradient norm (before clipping)": {
-            part: ([m["step"] for m in steps], [m["gradient"][part] for m in steps])
-            for part in (steps[0]["gradient"] if steps else ())},
-        "success (100 scenes)": {k: ([m["step"] for m in checks], [m["success"][k]["rate"] for m in checks])
-                                 for k in ("seen", "new_both")},
+        "loss": {k: curve(steps, lambda m, k=k: m[k]) for k in ("fast", "text", "flow") if any(m[k] for m in steps)},
+        "gradient norm (before clipping)": {part: curve(steps, lambda m, part=part: m["gradient"][part])
+                                            for part in (steps[0]["gradient"] if steps else ())},
+        "success (100 scenes)": {k: curve(checks, lambda m, k=k: m["success"][k]["rate"]) for k in ("seen", "new_both")},
     }, out / "curves.png")
 
 
