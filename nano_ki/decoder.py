@@ -24,7 +24,6 @@ def prefix_mask(prefix, answer, device=None):
     mask[:prefix, :prefix] = True
     return mask
 
-
 class VLM(nn.Module):
     """Picture and prompt -> answer. vocabulary: words and FAST tokens; slots: prompt length;
     longest: answer tokens at most."""
@@ -91,15 +90,8 @@ class VLM(nn.Module):
             logits, past = self.extend(tokens[-1], number, past)
         return torch.stack(tokens, 1)
 
-
-def main():
-    vlm = VLM(width=64, vit_depth=2, depth=4, size=48, vocabulary=400, slots=7, longest=20)
-    image = torch.randint(0, 256, (8, 48, 48, 3), dtype=torch.uint8)
-    prefix = vlm.prefix(image, torch.randint(0, 60, (8, 7)))
-    logits, memory = vlm(prefix, torch.randint(0, 60, (8, 12)))
-    print(f"prefix {tuple(prefix.shape)} -> logits {tuple(logits.shape)}, memory {len(memory)} x "
-          f"(k, v) {tuple(memory[0][0].shape)}")
-
-
 if __name__ == "__main__":
-    main()
+    vlm = VLM(width=64, vit_depth=2, depth=4, size=48, vocabulary=400, slots=7, longest=20)
+    prefix = vlm.prefix(torch.randint(0, 256, (8, 48, 48, 3), dtype=torch.uint8), torch.randint(0, 60, (8, 7)))
+    logits, memory = vlm(prefix, torch.randint(0, 60, (8, 12)))
+    print(f"prefix {prefix.shape} -> logits {logits.shape}, memory {len(memory)} x (k, v) {memory[0][0].shape}")

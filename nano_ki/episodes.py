@@ -1,9 +1,8 @@
 """Data: demonstrations of the expert, and batches that mix robot samples with questions.
 
-A demonstration is executed with an offset on its waypoints, for 4 to 16 steps before the next plan; at
-each planning moment the pair (what is seen, the *clean* stroke from there) is one sample. Noise in the
-states and none in the labels is what teaches recovery. Demonstrations that fail are dropped: their
-strokes are fine one by one, but they come from states that lead nowhere.
+The expert's waypoints are executed with an offset, for 4 to 16 steps before the next plan. Each planning
+moment gives one sample: what is seen, and the *clean* stroke from there. Noise in the states and none in the
+labels is what teaches recovery. Demonstrations that fail are dropped, because their states lead nowhere.
 
 Try it: python -m nano_ki.episodes          Read next: vit.py
 """
@@ -12,6 +11,7 @@ import signal
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from nano_ki import language, render, world
@@ -21,136 +21,101 @@ from nano_ki.model import Batch
 
 
 def demonstrate(rng, episodes, kind_set, goals="sides", wobble=.06, pucks=3, rate=1):
-    """Run the expert. Returns tables (one per planning moment) and their clean strokes [n, H, 3].
-
-    rng: numpy Generator; kind_set [k, 2] objects that occur; wobble: standard deviation of the constant
-    offset on the waypoints of each stroke; rate: control rate (world.step). Failed episodes are dropped.
-    """
+    """Run the expert. Returns Tables (one for each planning moment) and their clean strokes [n, H, 3].
+    rng: numpy Generator; kind_set: int [k, 2], the objects that occur; wobble: standard deviation of the
+    offset, which is constant in each stroke; rate: control rate (world.step). ValueError if all fail."""
     tables = world.sample(rng, episodes, kind_set, goals, pucks)
-    ids = np.arange(episodes)                              # episodes still running
     plan = np.zeros((episodes, rate * world.STEPS, 3), np.float32)
-    at, until = np.zeros(episodes, int), np.zeros(episodes, int)
-    moments, strokes, owner, finished = [], [], [], []
+    at, until = np.zeros((2, episodes), int)        # steps of the plan: executed so far, and to execute
+    done, samples = np.zeros(episodes, bool), []
     for _ in range(rate * world.HORIZON):
-        new = np.flatnonzero(at == until)
-        if len(new):
-            moment = tables.take(new)
-            clean = world.stroke(moment, rate)
-            moments.append(moment)
-            strokes.append(clean)
-            owner.append(ids[new])
-            plan[new] = clean
-            plan[new, :, :2] += rng.normal(0, wobble, (len(new), 1, 2))
-            at[new], until[new] = 0, rate * rng.choice((4, 8, 12, 16), len(new))
-        world.step(tables, plan[np.arange(len(ids)), at], rate)
-        at += 1
-        done = world.success(tables)
-        finished.append(ids[done])
-        ids, plan, at, until = ids[~done], plan[~done], at[~done], until[~done]
-        tables = tables.take(~done)
-        if not len(ids):
-            break
-    good = np.isin(np.concatenate(owner), np.concatenate(finished))
+        new = np.flatnonzero(~done & (at == until))
+        moment = tables.take(new)
+        clean = world.stroke(moment, rate)
+        samples.append((new, moment, clean))
+        plan[new] = clean
+        plan[new, :, :2] += rng.normal(0, wobble, (len(new), 1, 2))
+        at[new], until[new] = 0, rate * rng.choice((4, 8, 12, 16), len(new))
+        world.step(tables, plan[np.arange(episodes), at], rate)
+        done |= world.success(tables)
+        at += ~done
+    owner, moments, strokes = zip(*samples, strict=True)
+    good = done[np.concatenate(owner)]
     if not good.any():
-        raise ValueError(f"none of {episodes} demonstrations succeeded; lower --wobble (it is {wobble:g}), or ask for more "
-                         "--episodes")
+        raise ValueError(f"all {episodes} episodes failed; lower --wobble ({wobble}) or raise --episodes")
     return world.join(moments).take(good), np.concatenate(strokes)[good]
 
-
 def fit_fast(strokes, config):
-    """The FAST tokenizer of the toy's chunks. x and y are known to lie in +-1.2, so no percentiles; press
-    (-1 or 1) becomes +-.25: as a jump it would otherwise cost most of the tokens. With three dimensions all at work the
-    paper's order is as short as any other (7.6 against 7.7 tokens)."""
-    limit = np.array((world.HALF, world.HALF, 4))
-    if config.tokens == "binned":
-        return FAST.fit(strokes, config.gamma, 2 * int(np.ceil(1.2 * config.gamma)) + 1, -limit, limit, reach=1.2,
-                        order="frequency", transform="none")
-    return FAST.fit(strokes, config.gamma, config.fast_vocab, -limit, limit, reach=1.2, order="frequency")
-
+    """The FAST tokenizer of the toy's chunks. x and y are known to lie in +-1.2, so it needs no percentiles.
+    Press (-1 or 1) becomes +-.25, because as a larger jump it would cost most of the tokens. With three
+    dimensions all at work, the paper's order is as short as any other (7.6 against 7.7 tokens)."""
+    high, bins = np.array((world.HALF, world.HALF, 4)), 2 * int(np.ceil(1.2 * config.gamma)) + 1
+    vocab, way = (bins, "none") if config.tokens == "binned" else (config.fast_vocab, "dct")
+    return FAST.fit(strokes, config.gamma, vocab, -high, high, reach=1.2, order="frequency", transform=way)
 
 class Data:
-    """Demonstrations as an endless stream of mixed batches.
-
-    fast: the tokenizer to use (default: one fitted to these demonstrations). Each batch is drawn from a
-    generator of its own, seeded by (config.seed, step, shard): so the step number is the whole position in
-    the stream, any process can draw any batch, and stopping and going on changes nothing.
-    """
+    """Demonstrations as an endless stream of mixed batches. fast: a tokenizer to use instead of a new one.
+    Each batch has a generator of its own, seeded by (config.seed, step, shard). So the step is the place in
+    the stream, any process can draw any batch, and a run that stops and goes on sees the same batches."""
 
     def __init__(self, config, fast=None):
         c = self.config = config
-        self.tables, strokes = demonstrate(np.random.default_rng((c.seed, 1)), c.episodes, world.KINDS[c.kinds],
-                                           c.goals, c.wobble, c.pucks, c.rate)
+        rng, kinds = np.random.default_rng((c.seed, 1)), world.KINDS[c.kinds]
+        self.tables, strokes = demonstrate(rng, c.episodes, kinds, c.goals, c.wobble, c.pucks, c.rate)
         self.fast = fast or fit_fast(strokes, config)
         self.chunks = self.fast.normalise(strokes).astype(np.float32)
         tokens = self.fast.encode(strokes)
         self.tokens_per_chunk = float(np.mean([len(t) for t in tokens]))
-        self.answers = np.full((len(tokens), max(map(len, tokens)) + 1), PAD)
-        for row, ids in zip(self.answers, tokens, strict=True):
-            row[:len(ids)] = ids + FIRST_FAST
-            row[len(ids)] = END
+        rows = [torch.from_numpy(np.append(ids + FIRST_FAST, END)) for ids in tokens]
+        self.answers = pad_sequence(rows, batch_first=True, padding_value=PAD).numpy()
 
     def __getitem__(self, place):
         return self.batch(*place)
 
     def batch(self, step=0, shard=0):
-        """The Batch of one step and shard: robot samples, then questions, config.batch and config.vlm_samples
-        of them over all config.shards. A share of the questions is about robot pictures of the
-        demonstrations, the rest about new picture-book pages."""
+        """The Batch of one step and shard: its part of config.batch robot samples, then of config.vlm_samples
+        questions. A share of these, config.robot_questions, is about demonstrations, not book pages."""
         c, rng = self.config, np.random.default_rng((self.config.seed, 2, step, shard))
-        robots, questions = c.batch // c.shards, c.vlm_samples // c.shards
-        pick = rng.integers(len(self.tables), size=robots)
+        pick = rng.integers(len(self.tables), size=c.batch // c.shards)
         tables = self.tables.take(pick)
         image, prompt, answer = look(tables, c), say(tables, c), self.answers[pick]
-        if questions:
-            if not c.fast_loss:
-                answer = np.full_like(answer, PAD)
+        if questions := c.vlm_samples // c.shards:
             on_robot = round(questions * c.robot_questions)
             book = world.sample(rng, questions - on_robot, pucks=c.pucks)
             shown = self.tables.take(rng.integers(len(self.tables), size=on_robot))
             image = np.concatenate((image, look(shown, c), render.picture_book(book, rng, c.image)))
-            asked, answers = language.lesson(world.join((shown, book)), rng)
+            asked, text = language.lesson(world.join((shown, book)), rng)
             prompt = np.concatenate((prompt, asked))
-            wide = max(answer.shape[1], answers.shape[1])
-            answer = np.concatenate([np.pad(a, ((0, 0), (0, wide - a.shape[1])), constant_values=PAD)
-                                     for a in (answer, answers)])
-        if not c.compile:      # Columns that are padding for everybody cost time and teach nothing. (But a
-            answer = answer[:, :(answer != PAD).any(0).sum()]             # compiled step wants equal shapes.)
+            rows = [torch.from_numpy(row) for row in (*np.where(c.fast_loss, answer, PAD), *text)]
+            answer = pad_sequence(rows, batch_first=True, padding_value=PAD).numpy()
+        if not c.compile:     # columns of padding alone cost time (but a compiled step wants equal shapes)
+            answer = answer[:, :(answer != PAD).any(0).sum()]
         return Batch(*map(torch.from_numpy, (image, prompt, answer, self.chunks[pick])))
 
-
 def drawn_ahead(batches, places, workers=0, pin=False):
-    """Iterate over batches[p] for p in places, drawn ahead by `workers` processes (0: when asked for).
-
-    pin: in page-locked memory, for copies to a GPU. How many workers there are changes no bit. OSError with
-    what to do when they have no shared memory.
-    """
-    loader = DataLoader(batches, sampler=places, batch_size=None, num_workers=workers, pin_memory=pin,
-                        worker_init_fn=_quiet, prefetch_factor=4 if workers else None,
-                        timeout=60 if workers else 0)         # (a full /dev/shm can lose a batch without a word)
+    """Iterate over batches[p] for p in places, drawn ahead by `workers` processes (0: drawn when asked for).
+    The number of workers changes no bit. pin: batches lie in page-locked memory, for copies to a GPU. OSError
+    says what to do if workers fail or are silent for 60 s (a full /dev/shm loses batches without a word)."""
+    ahead = dict(num_workers=workers, prefetch_factor=4, timeout=60, worker_init_fn=_quiet) if workers else {}
     try:
-        yield from loader
+        yield from DataLoader(batches, batch_size=None, sampler=places, pin_memory=pin, **ahead)
     except (RuntimeError, OSError) as error:
         if not workers or not re.search("shared memory|shm|worker|No space|timed out", str(error)):
             raise
-        last = str(error).strip().splitlines()[-1]
-        raise OSError(f"a process that draws batches failed ({last}). They hand batches over in shared memory "
+        raise OSError(f"a worker failed ({str(error).strip().splitlines()[-1]}). Batches need shared memory "
                       "(/dev/shm): make that larger, or use --workers 0") from None
 
-
 def _quiet(worker):
-    """In a worker: leave Ctrl-C to the main process, end when that says so."""
+    """In a worker: leave Ctrl-C to the main process, and end when that says so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
 
 def look(tables, config):
     """What the policy sees: uint8 [B, S, S, 3]."""
     return render.robot_camera(tables, config.image, config.grain)
 
-
 def say(tables, config):
-    """What the policy is told: prompt ids [B, 7]; with config.blind the object and the goal are blank,
-    without config.state the finger's place and height are."""
+    """What the policy is told: prompt ids [B, 7], partly blank with config.blind or without config.state."""
     prompt = language.command(tables)
     if not config.state:
         prompt[:, X:HEIGHT + 1] = BLANK
@@ -158,13 +123,7 @@ def say(tables, config):
         prompt[:, GOAL:] = BLANK
     return prompt
 
-
-def main():
+if __name__ == "__main__":
     from nano_ki.config import Config
     data = Data(Config(episodes=1000))
-    print(f"{len(data.tables)} samples, {data.tokens_per_chunk:.1f} FAST tokens per chunk of {data.chunks[0].size} numbers")
-    print({name: tuple(value.shape) for name, value in data.batch()._asdict().items()})
-
-
-if __name__ == "__main__":
-    main()
+    print(f"{data.tokens_per_chunk:.1f} tokens a chunk; batch:", [tuple(x.shape) for x in data.batch()])

@@ -17,7 +17,6 @@ from nano_ki.vit import attend, heads, linear, norm, squared_relu
 
 FREQUENCIES = 16
 
-
 class ExpertBlock(nn.Module):
     def __init__(self, width, inner):
         """width E of the expert; inner N*K: the VLM's heads, whose keys it must be able to read."""
@@ -38,7 +37,6 @@ class ExpertBlock(nn.Module):
         x = x + gate1 * self.o(attend(q, k, v, mask)).view_as(x)
         h = norm(x) * (1 + scale2) + shift2
         return x + gate2 * self.down(squared_relu(self.up(h)))
-
 
 class Expert(nn.Module):
     def __init__(self, width, inner, depth, horizon, dims):
@@ -65,20 +63,14 @@ class Expert(nn.Module):
             h = block(h, time, kv, mask)
         return self.leave(norm(h))
 
-
 def draw_mask(prefix, draws, horizon, device=None):
     """bool [R * H, T + R * H]: every action token sees the whole memory and the tokens of its own draw."""
     own = torch.eye(draws, dtype=torch.bool, device=device)
     own = own.repeat_interleave(horizon, 0).repeat_interleave(horizon, 1)
     return torch.cat((own.new_ones(draws * horizon, prefix), own), 1)
 
-
-def main():
+if __name__ == "__main__":
     expert = Expert(width=96, inner=64, depth=4, horizon=16, dims=3)
     memory = [(torch.randn(8, 2, 43, 32), torch.randn(8, 2, 43, 32))] * 4
     x = torch.randn(8, 2, 16, 3)
     print(f"noisy chunks {tuple(x.shape)} -> velocity {tuple(expert(x, torch.rand(8, 2), memory).shape)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,15 @@
-"""FAST action tokens (arXiv 2501.09747): an action chunk [H, D] -> a few integers, and back.
+"""FAST action tokens (arXiv 2501.09747): an action chunk [H, D], H time steps of D action dimensions, becomes
+a short list of integers. Encoding takes five steps, and decoding undoes them:
 
-    normalise each dimension to about [-1, 1] -> DCT along time -> round(gamma * coefficient)
-    -> one list, lowest frequency first, dimensions interleaved -> byte-pair encoding
+    normalise    map each dimension to about [-1, 1]
+    DCT          the discrete cosine transform along time gives one coefficient per frequency
+    round        gamma * coefficient becomes an integer in -A..A
+    one list     all integers of the chunk, lowest frequency first, dimensions interleaved
+    merge        byte-pair encoding: the most frequent pair of neighbours becomes a token, again and again
 
-Smooth motion has few large coefficients, all at low frequency; the rest of the list is zeros, which
-byte-pair encoding swallows in long runs. The runs are longer still if quiet dimensions go to the back of
-the list as well: `order="use"` sorts it by how often each coefficient was not zero. Here the pairs are
-merged over an alphabet of *integers* -A..A. A = ceil(gamma * reach * sqrt(H)): by Cauchy-Schwarz no chunk
-with |x| <= reach can leave it, so there are no unseen symbols. Every sequence drawn under `allowed`
-decodes. Needs numpy alone.
+Smooth motion has few large coefficients, all at low frequency. The others are zeros, and merging packs long
+runs of zeros into one token. A = ceil(gamma * reach * sqrt(H)) is so large that no chunk with |x| <= reach
+leaves -A..A (Cauchy-Schwarz). A sequence drawn under the mask `allowed` always decodes. Needs numpy alone.
 
 Try it: python -m tutorials.studies.fast [FILE.npz --horizon 30]          Read next: episodes.py
 """
@@ -16,177 +17,149 @@ import json
 import os
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 
-VERSION = 2
-GAP = -1                 # separates chunks in the flat array; never merged
-
+VERSION = 2              # of the saved file
+GAP = -1                 # stands between chunks in a long array of ids; it is never merged
 
 def dct_matrix(horizon):
     """Orthonormal DCT-II, float64 [H, H]: coefficients = C @ signal, signal = C.T @ coefficients."""
     k, n = np.mgrid[:horizon, :horizon]
     return np.sqrt(2 / horizon) * np.cos(np.pi * k * (n + .5) / horizon) * np.where(k == 0, .5 ** .5, 1)
 
-
 class FAST:
-    """horizon H, low and high [D] (mapped to -1 and 1), gamma, alphabet A, merges [M, 2] (token ids).
-
-    order: a permutation of 0..H*D-1, place i of the list holds coefficient order[i] of the array [H, D]
-    (None: as it is, lowest frequency first). Token ids: 0..2A are the integers -A..A; 2A + 1 + m is merge
-    m; there are `vocab` of them in all. `saturated` counts the coefficients that the last `encode` had to
-    clip to the alphabet.
-    """
+    """A tokenizer for chunks [H, D], H = horizon. `fit` makes one from data. Actions low [D] map to -1, high
+    to 1. Ids 0..2A stand for the integers -A..A, A = alphabet; id 2A + 1 + m stands for two ids, merges[m].
+    Place i of the list holds coefficient order[i] of the flattened [H, D] array (order None: coefficient i).
+    `vocab` counts the ids, `saturated` the coefficients that the last `encode` clipped to -A..A."""
 
     def __init__(self, horizon, low, high, gamma, alphabet, merges, order=None, transform="dct"):
         self.horizon, self.gamma, self.alphabet = int(horizon), float(gamma), int(alphabet)
         self.low, self.high = np.array(low, np.float64), np.array(high, np.float64)
         self.merges = np.array(merges, np.int64).reshape(-1, 2)
         self.dims, self.base, self.saturated = len(self.low), 2 * self.alphabet + 1, 0
-        self.vocab = self.base + len(self.merges)
-        self.constant = self.high <= self.low
+        self.vocab, self._size = self.base + len(self.merges), self.horizon * self.dims
+        self.constant, self.middle = self.high <= self.low, (self.high + self.low) / 2
         self.scale = np.where(self.constant, 1, (self.high - self.low) / 2)
-        self.middle = (self.high + self.low) / 2
         if transform not in ("dct", "none"):
             raise ValueError(f"transform is {transform!r}; wanted 'dct' or 'none'")
-        self.transform, self.dct = transform, dct_matrix(self.horizon) if transform == "dct" else np.eye(self.horizon)
-        size = self.horizon * self.dims
-        self.order = np.arange(size) if order is None else np.array(order, np.int64)
-        if not np.array_equal(np.sort(self.order), np.arange(size)):
-            raise ValueError(f"order is no permutation of 0..{size - 1}")
-        self._place = np.argsort(self.order)
-        spans = [(s,) for s in range(-self.alphabet, self.alphabet + 1)]
+        self.transform = transform
+        self.dct = dct_matrix(self.horizon) if transform == "dct" else np.eye(self.horizon)
+        self.order = np.arange(self._size) if order is None else np.array(order, np.int64)
+        if not np.array_equal(np.sort(self.order), np.arange(self._size)):
+            raise ValueError(f"order is no permutation of 0..{self._size - 1}")
+        self.spans = [(s,) for s in range(-self.alphabet, self.alphabet + 1)]     # the integers of each id
         for a, b in self.merges:
-            if not 0 <= min(a, b) <= max(a, b) < len(spans):
-                raise ValueError(f"merge {len(spans) - self.base} joins ids {a} and {b}; "
-                                 f"wanted ids 0..{len(spans) - 1}, made before it")
-            spans.append(spans[a] + spans[b])
-        self.spans = spans                                    # the integers each token stands for
-        self.lengths = np.array([len(s) for s in spans])      # how many they are
-        self._flat = np.concatenate([np.array(s) for s in spans])
-        self._start = np.cumsum(self.lengths) - self.lengths
-
-    # -- making one ------------------------------------------------------------------------------
+            if not 0 <= min(a, b) <= max(a, b) < len(self.spans):
+                raise ValueError(f"a merge joins ids {a} and {b}; wanted ids made before it")
+            self.spans.append(self.spans[a] + self.spans[b])
+        self.lengths = np.array([len(s) for s in self.spans])
+        self._arrays = [np.array(s) for s in self.spans]       # (decode joins arrays faster than tuples)
 
     @classmethod
     def fit(cls, chunks, gamma=10., vocab=1024, low=None, high=None, reach=3., most=2000,
             order="use", transform="dct"):
-        """A tokenizer for chunks [N, H, D] (training data only).
-
-        low, high: [D] known limits; by default the 1st and 99th percentile of each dimension, or wider where
-        it moves rarely but far. reach: no chunk within +-reach (normalised) can saturate. most: chunks used for the merges (more change
-        the token count by under 2 %). order: "use" puts the coefficients that are most often not zero
-        first (in eighths; within one, lowest frequency first), "frequency" is the paper's order. transform:
-        "none" leaves the DCT and the merges out: one bin and one token for each number, the naive way.
-        ValueError for bad chunks, another order or a vocab below the alphabet.
-        """
+        """A tokenizer for training chunks [N, H, D]. ValueError for a bad chunk or setting.
+        low, high: [D] known limits; by default the 1st and 99th percentile, or wider where a dimension moves
+        rarely but far. reach: no chunk within +-reach (normalised) can saturate. most: chunks that the merges
+        are learned from; more save under 2 % of the tokens. order: "use" sorts the list by how often each
+        coefficient is not zero, in eighths, so runs of zeros get longer; "frequency" is the paper's order.
+        transform: "none" leaves out the DCT and the merges: each number becomes a token, the naive way."""
         chunks = finite(chunks, "chunks")
         if chunks.ndim != 3 or not chunks.size:
             raise ValueError(f"chunks have shape {chunks.shape}; wanted [N, H, D], none of them 0")
-        if not (np.isfinite(gamma) and gamma > 0 and np.isfinite(reach) and reach > 0):
+        if not (0 < gamma < np.inf and 0 < reach < np.inf):
             raise ValueError(f"gamma is {gamma} and reach {reach}; both must be finite and above 0")
-        flat = chunks.reshape(-1, chunks.shape[2])
+        horizon, dims = chunks.shape[1:]
         if low is None or high is None:
-            low, high = _limits(flat, reach)
-        low, high = np.broadcast_to(low, flat.shape[1:]), np.broadcast_to(high, flat.shape[1:])
-        horizon = chunks.shape[1]
+            low, high = _limits(chunks.reshape(-1, dims), reach)
+        low, high = (finite(np.broadcast_to(limit, dims), "low and high") for limit in (low, high))
         alphabet = int(np.ceil(gamma * reach * (1 if transform == "none" else np.sqrt(horizon))))
         if not isinstance(vocab, (int, np.integer)) or vocab < 2 * alphabet + 1:
-            raise ValueError(f"vocab is {vocab}; the alphabet alone has {2 * alphabet + 1} symbols at "
-                             f"gamma {gamma:g}, H {horizon}: raise vocab or lower gamma")
+            raise ValueError(f"vocab is {vocab}; wanted >= {2 * alphabet + 1}: raise vocab or lower gamma")
         plain = cls(horizon, low, high, gamma, alphabet, [], transform=transform)
         if transform == "none":
             return plain
-        if len(chunks) > most:
-            chunks = chunks[np.linspace(0, len(chunks) - 1, most).astype(int)]
-        symbols = plain._symbols(chunks)
+        sample = np.linspace(0, len(chunks) - 1, min(most, len(chunks))).astype(int)
+        symbols, places = plain._symbols(chunks[sample]), plain.order
         if order == "use":         # (measured: 7 to 8 % fewer tokens on three robots, 0 to 1 % on a fourth)
-            used = (symbols != alphabet).mean(0)
-            plain.order = np.argsort(-np.ceil(8 * used), kind="stable")
+            used = (symbols != alphabet).mean(0)               # (id A stands for the integer 0)
+            places = np.argsort(-np.ceil(8 * used), kind="stable")
         elif order != "frequency":
             raise ValueError(f"order is {order!r}; wanted 'use' or 'frequency'")
-        merges = _learn(symbols[:, plain.order], 2 * alphabet + 1, vocab)
-        return cls(horizon, low, high, gamma, alphabet, merges, plain.order)
-
-    # -- using it --------------------------------------------------------------------------------
+        return cls(horizon, low, high, gamma, alphabet, _learn(symbols[:, places], plain.base, vocab), places)
 
     def normalise(self, actions):
-        """[..., D] -> the same, about -1..1. Constant dimensions become 0."""
+        """Actions [..., D] in the data's units -> [..., D], about -1..1. Constant dimensions become 0."""
         return np.where(self.constant, 0, (actions - self.middle) / self.scale)
 
     def restore(self, normalised):
-        """The inverse of normalise; constant dimensions become their constant."""
+        """The inverse of normalise. Constant dimensions become their constant."""
         return np.where(self.constant, self.middle, normalised * self.scale + self.middle)
 
-    def encode(self, chunks):
-        """[N, H, D] -> a list of N int arrays of token ids; one chunk [H, D] -> one int array.
+    def _symbols(self, chunks):
+        """Normalise, DCT, round, one list: chunks [N, H, D] -> ids of single integers [N, H * D]."""
+        coefficient = np.rint(self.gamma * (self.dct @ self.normalise(chunks)))
+        clipped = np.clip(coefficient, -self.alphabet, self.alphabet)
+        stuck = self.constant & (np.abs(chunks - self.middle) > 1e-6 * (1 + np.abs(self.middle)))
+        self.saturated = int((clipped != coefficient).sum() + stuck.sum())
+        if self.saturated:
+            warnings.warn(f"{self.saturated} of {coefficient.size} coefficients were clipped to the alphabet (or belong to a "
+                          "dimension that was constant); they decode to other actions. Fit on such motion, or raise reach",
+                          stacklevel=3)
+        return clipped.reshape(len(chunks), -1)[:, self.order].astype(np.int64) + self.alphabet
 
-        ValueError for another H or D, NaN or infinity.
-        """
+    def encode(self, chunks):
+        """Chunks [N, H, D] -> a list of N int arrays of token ids; one chunk [H, D] -> one int array.
+        ValueError for another H or D, NaN or infinity."""
         chunks = finite(chunks, "chunks")
         if chunks.ndim not in (2, 3) or chunks.shape[-2:] != (self.horizon, self.dims):
-            raise ValueError(f"chunks have shape {chunks.shape}; wanted [N, {self.horizon}, {self.dims}]"
-                             f" or [{self.horizon}, {self.dims}]")
+            raise ValueError(f"chunks have shape {chunks.shape}; wanted [N, {self.horizon}, {self.dims}]")
         if chunks.ndim == 2:
             return self.encode(chunks[None])[0]
-        symbols = self._symbols(chunks)                       # (in blocks: they stay in the cache)
-        return [ids for k in range(0, len(chunks), 2048) for ids in self._merge(symbols[k:k + 2048])]
+        seq = _flatten(self._symbols(chunks))                  # GAP, chunk, GAP, chunk ... GAP
+        for m, (a, b) in enumerate(self.merges):               # in the order learned, all chunks at once
+            seq = _join(seq, a, b, self.base + m)
+        return [part[1:].copy() for part in np.split(seq, np.flatnonzero(seq == GAP))[1:-1]]
 
     def decode(self, tokens, strict=True):
-        """A list of N id sequences -> float64 [N, H, D]; one sequence -> [H, D].
-
-        ValueError for ids out of range or not whole numbers, and for a sequence that does not stand for
-        exactly H * D coefficients. strict=False cuts what is too much and takes what is missing (the end
-        of the list: high frequencies) as 0; `self.repaired` says how many sequences that changed.
-        """
-        if isinstance(tokens, np.ndarray) and tokens.ndim == 2:
-            tokens = list(tokens)
+        """A list of N id sequences -> actions, float64 [N, H, D]; one sequence -> [H, D].
+        ValueError for bad ids, and for a sequence that does not stand for exactly H * D integers. With
+        strict=False it is cut, or its end (high frequencies) filled with 0; `self.repaired` counts these."""
         if len(tokens) == 0 or np.ndim(tokens[0]) == 0:
             return self.decode([tokens], strict)[0]
-        ids = [self._check_ids(t) for t in tokens]
-        count = np.array([len(t) for t in ids])
-        ids = np.concatenate(ids)
-        length = self.lengths[ids]
-        # position in _flat of every coefficient: the token's start, plus 0, 1, 2 ... within the token
-        first = np.cumsum(length) - length
-        symbols = self._flat[np.repeat(self._start[ids] - first, length) + np.arange(length.sum())]
-        owner = np.repeat(np.arange(len(count)), count)
-        total = np.bincount(owner, length, len(count)).astype(int)
-        size = self.horizon * self.dims
-        wrong = np.flatnonzero(total != size)
+        rows = [np.concatenate([[], *(self._arrays[i] for i in self._check_ids(ids))]) for ids in tokens]
+        wrong = [n for n, row in enumerate(rows) if len(row) != self._size]
         self.repaired = len(wrong)
-        if strict and len(wrong):
-            raise ValueError(f"sequence {wrong[0]} stands for {total[wrong[0]]} of {size} coefficients; "
+        if strict and wrong:
+            raise ValueError(f"sequence {wrong[0]} has {len(rows[wrong[0]])} of {self._size} coefficients; "
                              "draw tokens under allowed(), or pass strict=False to cut or fill with 0")
-        if len(wrong):                                        # cut, or fill with 0
-            row = np.repeat(np.arange(len(count)), total)
-            column = np.arange(len(symbols)) - np.repeat(np.cumsum(total) - total, total)
-            grid, keep = np.zeros((len(count), size)), column < size
-            grid[row[keep], column[keep]] = symbols[keep]
-            symbols = grid
-        symbols = symbols.reshape(-1, size)[:, self._place]
-        coefficient = symbols.reshape(-1, self.horizon, self.dims) / self.gamma
-        return self.restore(np.matmul(self.dct.T, coefficient))
+        symbols = np.array([np.append(row, np.zeros(self._size))[:self._size] for row in rows])
+        coefficient = symbols[:, np.argsort(self.order)].reshape(-1, self.horizon, self.dims) / self.gamma
+        return self.restore(self.dct.T @ coefficient)
 
     def allowed(self, prefix):
-        """Which tokens may follow prefix (ids [j] or [B, j]) -> bool [V + 1] or [B, V + 1].
-
-        A token is allowed if it does not overrun H * D coefficients; the last entry, stop, only at
-        exactly H * D. Whatever is drawn under this mask until stop, decodes.
-        """
-        prefix = np.asarray(prefix)
-        ids = self._check_ids(prefix.ravel()).reshape(prefix.shape)
-        left = self.horizon * self.dims - self.lengths[ids].sum(-1)
-        left = np.asarray(left)[..., None]
+        """Which tokens may follow the ids [j] or [B, j] -> bool [V + 1] or [B, V + 1]; the last one is stop.
+        A token may not overrun H * D integers; stop needs exactly H * D. ValueError for bad ids."""
+        ids = self._check_ids(np.ravel(prefix)).reshape(np.shape(prefix))
+        left = np.asarray(self._size - self.lengths[ids].sum(-1))[..., None]
         return np.concatenate((self.lengths <= left, left == 0), -1)
+
+    def _check_ids(self, ids):
+        ids = np.asarray(ids)
+        whole = ids.ndim == 1 and ids.dtype.kind in "iu"
+        if ids.size and not (whole and ids.min() >= 0 and ids.max() < self.vocab):
+            raise ValueError(f"token ids are {ids}; wanted 0..{self.vocab - 1}, whole numbers of shape [n]")
+        return ids.astype(np.int64).ravel()
 
     def bound(self):
         """(RMSE, maximum error) that no chunk exceeds, in normalised units, when nothing saturated."""
-        half = .5 / self.gamma
-        return half, half * np.abs(self.dct).sum(0).max()
+        return .5 / self.gamma, .5 / self.gamma * np.abs(self.dct).sum(0).max()
 
     def state(self):
-        """Everything, as plain numbers and lists, with a checksum: one wrong digit would go unnoticed."""
+        """Everything as plain numbers and lists, with a checksum, so that one changed digit is noticed."""
         data = dict(format="nano_ki FAST", version=VERSION, horizon=self.horizon, gamma=self.gamma,
                     alphabet=self.alphabet, low=self.low.tolist(), high=self.high.tolist(),
                     merges=self.merges.tolist(), order=self.order.tolist(), transform=self.transform)
@@ -194,159 +167,83 @@ class FAST:
 
     @classmethod
     def from_state(cls, data, source="the state"):
-        """The inverse of `state`. ValueError for anything else; source: its name in the message."""
+        """The inverse of `state`; data may be JSON text. ValueError, naming source, for anything else."""
         try:
-            if not isinstance(data, dict):
-                raise ValueError(f"a {type(data).__name__}")
-            if data["format"] != "nano_ki FAST" or data["version"] != VERSION:
-                raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
+            data = json.loads(data) if isinstance(data, str) else {**data}        # TypeError: no mapping
             if data["checksum"] != _checksum({k: v for k, v in data.items() if k != "checksum"}):
                 raise ValueError("the checksum does not fit: something was changed")
-            H, D, A = data["horizon"], len(data["low"]), data["alphabet"]
-            numbers = np.array([data["low"], data["high"]], np.float64)
-            merges = np.array(data["merges"])
-            if not (type(H) is type(A) is int and H > 0 and A > 0 and D > 0):
-                raise ValueError(f"horizon {H!r}, alphabet {A!r}, {D} dimensions")
-            if not np.isfinite(numbers).all() or (numbers[1] < numbers[0]).any():
-                raise ValueError("low and high are not finite and in order")
-            if not (type(data["gamma"]) in (int, float) and 0 < data["gamma"] < np.inf):
-                raise ValueError(f"gamma {data['gamma']!r}")
-            if merges.size and (merges.ndim != 2 or merges.shape[1] != 2 or merges.dtype.kind != "i"):
-                raise ValueError("merges are not pairs of whole numbers")
-            if data["order"] is None or np.array(data["order"]).dtype.kind != "i":
-                raise ValueError("order is no list of whole numbers")
-            return cls(H, data["low"], data["high"], data["gamma"], A, merges, data["order"], data["transform"])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{source} is not a whole version {VERSION} FAST tokenizer ({error}); "
+            H, A, gamma = data["horizon"], data["alphabet"], data["gamma"]
+            low, high = finite([data["low"], data["high"]], "low and high")
+            if not (H > 0 and A > 0 and 0 < gamma < np.inf and len(low) and (low <= high).all()):
+                raise ValueError("horizon, alphabet and gamma must be above 0, and low not above high")
+            made = cls(H, low, high, gamma, A, data["merges"], data["order"], data["transform"])
+            if made.state() != data:
+                raise ValueError("its format, its version or the type of an entry is another")
+            return made
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise ValueError(f"{source} is not a whole version {VERSION} FAST tokenizer ({error!r}); "
                              "write it again with FAST.fit(...).save(path)") from None
 
     def save(self, path):
-        """One JSON file, written to a temporary name first."""
+        """Write one JSON file, under a temporary name first. OSError if that fails."""
+        part = Path(f"{path}.part")
         try:
-            with open(f"{path}.part", "w", encoding="utf-8") as f:
-                json.dump(self.state(), f)
-            os.replace(f"{path}.part", path)
+            part.write_text(json.dumps(self.state()), encoding="utf-8")
+            part.replace(path)
         except OSError as error:
-            if os.path.exists(f"{path}.part"):
-                os.remove(f"{path}.part")
-            raise OSError(f"cannot write {path} ({error}); free some space, or choose another folder") from None
+            if os.path.exists(part):
+                os.remove(part)
+            raise OSError(f"cannot write {path} ({error}); free space, or choose another folder") from None
 
     @classmethod
     def load(cls, path):
         """The tokenizer that `save` wrote. ValueError for a foreign, truncated or edited file."""
-        with open(path, encoding="utf-8", errors="replace") as f:
-            text = f.read()
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            data = {"format": f"not JSON: {error}"}
-        return cls.from_state(data, path)
-
-    # -- inside ----------------------------------------------------------------------------------
-
-    def _symbols(self, chunks):
-        """[N, H, D] -> token ids of single integers [N, H * D], in the tokenizer's order."""
-        coefficient = np.rint(self.gamma * np.matmul(self.dct, self.normalise(chunks)))
-        clipped = np.clip(coefficient, -self.alphabet, self.alphabet)
-        self.saturated = int((clipped != coefficient).sum())
-        if self.saturated:
-            warnings.warn(f"{self.saturated} of {coefficient.size} coefficients are beyond the tokenizer's alphabet and were "
-                          "clipped: these chunks decode to other actions. Fit it on data that hold such motion, or raise reach",
-                          stacklevel=3)
-        return clipped.reshape(len(chunks), -1)[:, self.order].astype(np.int64) + self.alphabet
-
-    def _merge(self, symbols):
-        """Ids of single integers [N, H * D] -> a list of N shorter id arrays."""
-        seq = _flatten(symbols)
-        for m, (a, b) in enumerate(self.merges):              # in rank order, on the whole batch at once
-            at = _matches(seq, a, b)
-            if len(at):
-                seq[at] = self.base + m
-                seq = np.delete(seq, at + 1)
-        starts = np.flatnonzero(seq == GAP)[:-1]
-        return [part[1:].astype(np.int64) for part in np.split(seq[:-1], starts[1:])]
-
-    def _check_ids(self, ids):
-        ids = np.asarray(ids)
-        if ids.size == 0:
-            return np.zeros(ids.shape if ids.ndim == 1 else 0, np.int64)
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise ValueError(f"token ids are {ids.dtype} of shape {ids.shape}; wanted whole numbers [n]")
-        if ids.min() < 0 or ids.max() >= self.vocab:
-            raise ValueError(f"token ids run from {ids.min()} to {ids.max()}; wanted 0..{self.vocab - 1}")
-        return ids.astype(np.int64)
-
-
-def _limits(flat, reach):
-    """(low, high) [D] to map to -1 and 1: the 1st and 99th percentile of actions [n, D]. A dimension that moves rarely
-    but far (a gripper that opens once in an episode) gets wider ones, so that all of its motion lies within +-reach:
-    what happens in more than one step of 10,000 is motion, what is rarer may be a glitch."""
-    least, low, high, most = np.percentile(flat, (.01, 1, 99, 99.99), axis=0)
-    still = high - low <= 1e-6 * (flat.max(0) - flat.min(0))                 # (q01 = q99, and yet not constant)
-    low, high = np.where(still, flat.min(0), low), np.where(still, flat.max(0), high)
-    middle, half = (low + high) / 2, (high - low) / 2
-    wide = np.maximum(most - middle, middle - least) / reach
-    return np.where(wide > half, middle - wide, low), np.where(wide > half, middle + wide, high)
-
-
-def _checksum(data):
-    return zlib.crc32(json.dumps(data, sort_keys=True).encode())
-
+        return cls.from_state(Path(path).read_text(encoding="utf-8", errors="replace"), path)
 
 def finite(array, name):
+    """The array as float64. ValueError, with its name, for what is ragged, not numbers, NaN or infinite."""
     try:
         array = np.asarray(array, np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} are not numbers of one shape: {error}") from None
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} hold {int((~np.isfinite(array)).sum())} values that are NaN or "
-                         f"infinite; wanted finite numbers")
+        raise ValueError(f"{name} hold {(~np.isfinite(array)).sum()} values that are NaN or infinite")
     return array
 
+def _limits(flat, reach):
+    """Actions [n, D] -> (low, high) [D]: the 1st and 99th percentile, or wider where a dimension moves rarely
+    but far (a gripper), so that this motion lies within +-reach. Rarer than 1 in 10,000 may be a glitch."""
+    least, low, high, most = np.percentile(flat, (.01, 1, 99, 99.99), axis=0)
+    still = high - low <= 1e-6 * (flat.max(0) - flat.min(0))   # equal percentiles, and yet not constant
+    low, high = np.where(still, flat.min(0), low), np.where(still, flat.max(0), high)
+    middle, half = (low + high) / 2, (high - low) / 2
+    wide = np.maximum(most - middle, middle - least) / reach
+    return np.where(wide > half, middle - wide, low), np.where(wide > half, middle + wide, high)
+
+def _checksum(data):
+    return zlib.crc32(json.dumps(data, sort_keys=True).encode())
 
 def _flatten(symbols):
-    """ids [N, S] -> int16 [N * (S + 1) + 1] with a GAP before each chunk and at the end."""
-    n, s = symbols.shape
-    seq = np.full((n, s + 1), GAP, np.int16 if symbols.max() < 30000 else np.int32)
-    seq[:, 1:] = symbols
-    return np.append(seq.ravel(), seq.dtype.type(GAP))
+    """Ids [N, S] -> one array [N * (S + 1) + 1] with a GAP before each chunk and at the end."""
+    return np.append(np.pad(symbols, ((0, 0), (1, 0)), constant_values=GAP), GAP)
 
-
-def _matches(seq, a, b):
-    """Positions of the pair (a, b), left to right, without overlaps (a a a holds one a a)."""
-    at = np.flatnonzero(seq == a)
-    at = at[seq[at + 1] == b]                  # (the last entry is a GAP, so at + 1 exists)
-    if a == b and len(at) > 1:
-        new_run = np.diff(at, prepend=-2) > 1
-        run_start = np.maximum.accumulate(np.where(new_run, at, 0))
+def _join(seq, a, b, new):
+    """Replace each pair (a, b) in seq by the id new, from left to right: if a is b, a a a becomes new a."""
+    at = np.flatnonzero((seq[:-1] == a) & (seq[1:] == b))
+    if a == b:                                 # such pairs overlap: keep every other one of each run
+        run_start = np.maximum.accumulate(np.where(np.diff(at, prepend=-2) > 1, at, 0))
         at = at[(at - run_start) % 2 == 0]
-    return at
-
+    seq[at] = new
+    return np.delete(seq, at + 1)
 
 def _learn(symbols, base, vocab):
-    """Byte-pair encoding on integers: merge the most frequent neighbours until `vocab` tokens."""
-    seq = _flatten(symbols).astype(np.int16 if vocab < 30000 else np.int32)
-    counts = np.zeros((vocab, vocab), np.int32)
-
-    def count(at, around, sign):
-        """Count the pairs that begin at at + around (each once: at is sorted, so twins are neighbours)."""
-        at = (at[:, None] + around).ravel()
-        at = at[np.diff(at, prepend=-9) != 0]
-        a, b = seq[at], seq[at + 1]
-        real = (a != GAP) & (b != GAP)
-        np.add.at(counts.ravel(), a[real].astype(np.intp) * vocab + b[real], sign)
-
-    count(np.arange(len(seq) - 1), 0, 1)
-    merges = []
+    """Byte-pair encoding: join the most frequent pair until there are vocab tokens -> the list of pairs."""
+    seq, merges = _flatten(symbols), []
     for new in range(base, vocab):
-        a, b = divmod(int(counts.argmax()), vocab)
-        if counts[a, b] < 2:
-            break                                          # nothing repeats any more
-        at = _matches(seq, a, b)
-        count(at, np.array((-1, 0, 1)), -1)                # pairs that end here ...
-        seq[at] = new
-        seq = np.delete(seq, at + 1)
-        at = at - np.arange(len(at))                       # where the new tokens are now
-        count(at, np.array((-1, 0)), 1)                    # ... and those that begin
-        merges.append((a, b))
+        inside = (seq[:-1] != GAP) & (seq[1:] != GAP)
+        counts = np.bincount((seq[:-1] * vocab + seq[1:])[inside], minlength=1)
+        if counts.max() < 2:                                   # no pair repeats any more
+            break
+        merges.append(divmod(int(counts.argmax()), vocab))
+        seq = _join(seq, *merges[-1], new)
     return merges

@@ -22,7 +22,6 @@ def sample_time(*shape, generator=None, device=None):
     u = torch.rand(shape, generator=generator, device=device) ** (1 / 1.5)
     return 1 - (.999 * u + .001)
 
-
 def path(action, noise, t):
     """x_t. action, noise [..., H, A]; t [...], one time per chunk (it gets its two axes here)."""
     if t.shape != action.shape[:-2]:
@@ -31,11 +30,9 @@ def path(action, noise, t):
     t = t[..., None, None]
     return (1 - t) * noise + t * action
 
-
 def target(action, noise):
     """The velocity d x_t / d t."""
     return action - noise
-
 
 def euler(velocity, noise, steps):
     """Integrate from t = 0 to t = 1. velocity(x, t) -> like x; noise [..., H, A] -> actions."""
@@ -45,14 +42,9 @@ def euler(velocity, noise, steps):
         x = x + velocity(x, t) / steps
     return x
 
-
-def main():
+if __name__ == "__main__":
     action, noise = torch.ones(2, 16, 3), torch.zeros(2, 16, 3)
     t = sample_time(100_000)
     print(f"mean noise level {1 - t.mean():.3f} (Beta(1.5, 1): .600)")
     field = target(action, noise)
     print(f"Euler on the true field ends at {euler(lambda x, t: field, noise, 10).mean():.3f} (action: 1)")
-
-
-if __name__ == "__main__":
-    main()

@@ -25,11 +25,11 @@ from nano_ki import flow
 from nano_ki.decoder import VLM
 from nano_ki.expert import Expert
 from nano_ki.language import END, FIRST_FAST, PAD, SLOTS
+from nano_ki.ranks import threads_kept
 
 # Robot samples come first (there are as many as chunks), then VLM samples (pictures and questions).
 # image uint8 [B, S, S, 3], prompt ids [B, 7], answer ids [B, F] with PAD behind, chunk [robots, H, A].
 Batch = namedtuple("Batch", "image prompt answer chunk")
-
 
 class VLA(nn.Module):
     """config: nano_ki.config.Config; fast: the fitted FAST tokenizer of the action chunks."""
@@ -42,6 +42,9 @@ class VLA(nn.Module):
         self.expert = Expert(c.expert_width, c.vlm_width, c.depth, fast.horizon, fast.dims)
         self.fast, self.insulate = fast, c.insulate
         self.expert_trains = True                       # (train.py: not before config.expert_from)
+
+    def parameter_counts(self):
+        return {name: sum(p.numel() for p in getattr(self, name).parameters()) for name in ("vlm", "expert")}
 
     def memory_for_expert(self, memory):
         """What the expert may read: per layer the (K, V) of the prefix, insulated or not.
@@ -113,8 +116,8 @@ class VLA(nn.Module):
         with threads_for(len(image)):
             tokens = self.vlm.generate(image, prompt, longest, self.allowed, END).cpu().numpy()
         ids = [row[row >= FIRST_FAST] - FIRST_FAST for row in tokens]
-        chunks = self.fast.normalise(self.fast.decode(ids))
-        return torch.from_numpy(chunks).float().to(image.device)
+        chunks = self.fast.normalise(self.fast.decode(ids)).astype("float32")
+        return torch.from_numpy(chunks).to(image.device)
 
     def allowed(self, tokens):
         """ids [B, j] -> bool [B, V]: FAST tokens that fit, <end> once all coefficients are there.
@@ -131,15 +134,11 @@ class VLA(nn.Module):
         mask[:, END] = left[:, 0] == 0
         return mask
 
-
 @contextmanager
 def threads_for(robots):
-    """CPU threads to act with: one for one robot. Its products are too small for a second thread to help, and on a
-    busy machine the two wait for each other (measured beside two busy processes: 43 ms a chunk, 184 with two)."""
-    before = torch.get_num_threads()
-    if robots == 1:
-        torch.set_num_threads(1)
-    try:
+    """One CPU thread for one robot. Its products are too small for a second thread to help, and on a busy machine the
+    two wait for each other (measured beside two busy processes: 43 ms a chunk with one thread, 184 with two)."""
+    with threads_kept():
+        if robots == 1:
+            torch.set_num_threads(1)
         yield
-    finally:
-        torch.set_num_threads(before)

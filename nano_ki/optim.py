@@ -1,10 +1,8 @@
 """The optimisers: Muon for hidden matrices, AdamW for the rest, and each part of the policy clipped on its own.
 
-Muon (arXiv 2502.16982) makes each update of a matrix about orthogonal: all its singular values become one, so
-that rare directions are learned as fast as frequent ones. AdamW alone stays on the plateau before words are
-grounded in pictures (measured: loss 2.13 after 600 steps, where Muon had .6).
-
-Read next: checkpoint.py
+Muon (arXiv 2502.16982) makes each update of a matrix about orthogonal, so that rare directions are learned as fast
+as frequent ones. AdamW alone stays on the plateau before words are grounded in pictures (measured: loss 2.13 after
+600 steps, where Muon had .6).
 """
 import torch
 
@@ -12,10 +10,8 @@ from nano_ki import ranks
 
 HIDDEN = ("blocks.", "small.", "large.")      # names of modules whose matrices Muon trains
 
-
 class Muon(torch.optim.Muon):
     """PyTorch's Muon, but all matrices of one shape are made orthogonal together, on a CPU in float32.
-
     PyTorch does it one by one, in bfloat16, which few CPUs multiply: on one that does not (AMD Zen 3) that took 250 of
     the 940 ms of a training step, and this takes 25. Matrices that FSDP2 cut up are put together first, once.
     """
@@ -39,7 +35,6 @@ class Muon(torch.optim.Muon):
                 for (p, _), update in zip(pairs, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(ranks.cut_like(update, p), alpha=rate)
 
-
 def orthogonal(x, coefficients, steps):
     """Matrices [n, rows, columns] -> about U V^T of each (its singular values come out between .7 and 1.2), by Newton
     and Schulz's iteration."""
@@ -51,7 +46,6 @@ def orthogonal(x, coefficients, steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
-
 
 def optimisers(part, muon_rate, adam_rate):
     """[Muon on the hidden matrices of a module, AdamW on the rest]: the rest touches words, actions, times and biases
@@ -67,16 +61,13 @@ def optimisers(part, muon_rate, adam_rate):
             group["peak"] = group["lr"]
     return both
 
-
 def schedule(step, steps, warmup):
     """Factor on the learning rate: linear warm-up, flat, linear to 0 over the second half."""
     return min(1, (step + 1) / warmup, 2 * (1 - step / steps))
 
-
 def set_rate(optimiser, factor):
     for group in optimiser.param_groups:
         group["lr"] = factor * group["peak"]
-
 
 def clip(part, limit):
     """Scale the gradients of one part down to norm `limit`; returns the norm before, a float. One norm over both parts

@@ -1,8 +1,8 @@
 """Makes the VLM: an empty network learns to see and to read from picture-book pages.
 
-New pages at every step: one, two or three pucks (a page with one puck is the easiest to learn from),
-captions and questions (language.LESSONS). What comes out ships as data/vlm.pt, with its provenance beside
-it: the robot policy starts from it, and must not lose what it knows.
+Each step brings new pages with one, two or three pucks (one is the easiest to learn from) and a caption or a
+question about each (language.LESSONS). The result ships as data/vlm.pt, with its provenance beside it. The robot
+policy starts from it, and must not lose what it knows.
 
 Try it: python -m nano_ki.pretrain --steps 500 --out my_vlm.pt          Read next: model.py
 """
@@ -20,15 +20,14 @@ import torch.nn.functional as F
 
 from nano_ki import config as configuration
 from nano_ki import language, program, ranks, render, world
-from nano_ki.checkpoint import find, load_vlm, new_vlm, save_vlm, sizes
+from nano_ki.checkpoint import find, load_vlm, new_vlm, save_vlm, sizes, stored
 from nano_ki.episodes import drawn_ahead
 from nano_ki.evaluate import vqa
 from nano_ki.optim import optimisers, schedule, set_rate
 from nano_ki.program import ROOT, say, write_json, write_whole
 
-RATE = .01           # Muon learning rate of pre-training (AdamW: x .15)
+RATE, PART_FORMAT = .01, "nano_ki unfinished VLM 1"      # RATE is Muon's; AdamW's is .15 times that
 SAVE_EVERY = 500     # steps between files from which a stopped pre-training goes on
-
 
 class Lessons:
     """lessons[step]: (image, prompt, answer) tensors of one step: a page and one question or caption each."""
@@ -45,10 +44,8 @@ class Lessons:
             answer = answer[:, :(answer != language.PAD).any(0).sum()]
         return tuple(map(torch.from_numpy, (render.picture_book(tables, rng, c.image), prompt, answer)))
 
-
 def can_compile():
     return any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "gcc", "cc", "clang", "cl")))
-
 
 def compile_blocks(*stacks):
     """Compile the transformer blocks of these modules, in place: all of a stack share one compiled program.
@@ -59,10 +56,8 @@ def compile_blocks(*stacks):
         for block in stack.blocks:
             block.compile()
 
-
 def make_vlm(config, tell):
-    """If config names a VLM that is not there and says for how many steps to pre-train one, do that. KeyboardInterrupt
-    if it was stopped (and saved)."""
+    """Pre-train the VLM that config names, if it is not there and --vlm-steps says for how long."""
     if not (config.vlm and config.vlm_steps) or find(config.vlm).exists():
         return
     if ranks.who()[1] > 1:
@@ -71,28 +66,21 @@ def make_vlm(config, tell):
     tell(f"no VLM at {config.vlm}: pre-training one, {config.vlm_steps} steps of {config.batch} pages")
     Path(config.vlm).parent.mkdir(parents=True, exist_ok=True)
     made = pretrain(config, config.vlm, config.vlm_steps, config.batch)
-    if made is None:
+    if made is None:                         # (it was stopped, and saved)
         raise KeyboardInterrupt
     tell(f"it took {made['minutes']} minutes and answers {made['scores']}")
-
 
 def pretrain(config, path, steps, batch, seed=0, rate=RATE, start="", stop=lambda step: False):
     """Train a VLM, from nothing or from the file `start`, and write it to `path`, its provenance (with that of `start`)
     beside it. Returns the provenance, or None if it was stopped: by Ctrl-C, or by stop(step).
-
     A pre-training that was stopped or killed leaves path.unfinished. The same call goes on from there.
     """
-    threads = torch.get_num_threads()
-    try:
-        with program.claimed(f"{path}.running", f"the VLM {path}"):
-            return _pretrain(config, Path(path), steps, batch, seed, rate, str(start), stop)
-    finally:
-        torch.set_num_threads(threads)
+    with program.claimed(f"{path}.running", f"the VLM {path}"), ranks.threads_kept():
+        job = {"steps": steps, "batch": batch, "seed": seed, "rate": rate, "start": str(start)}
+        return _pretrain(config, Path(path), {**job, "pucks": config.pucks, **sizes(config)}, stop, **job)
 
-
-def _pretrain(config, path, steps, batch, seed, rate, start, stop):
+def _pretrain(config, path, job, stop, steps, batch, seed, rate, start):
     began, unfinished, pages = time.perf_counter(), Path(f"{path}.unfinished"), Lessons(config, batch, seed)
-    job = {"steps": steps, "batch": batch, "seed": seed, "rate": rate, "start": start, "pucks": config.pucks, **sizes(config)}
     torch.manual_seed(seed)
     if config.device == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -103,7 +91,10 @@ def _pretrain(config, path, steps, batch, seed, rate, start, stop):
         earlier = json.loads(note.read_text()) if note.exists() else {"file": start}
     vlm.to(config.device)
     groups = optimisers(vlm, rate, .15 * rate)
-    saved = _unfinished(unfinished, job)
+    saved = {"step": 0, "minutes": 0., "threads": 0}
+    if unfinished.exists():
+        with stored(unfinished, PART_FORMAT, "; delete it to start from nothing") as content:
+            saved = content if all(content[name] == value for name, value in job.items()) else saved
     minutes = saved["minutes"]
     if saved["step"]:
         vlm.load_state_dict(saved["weights"])
@@ -134,7 +125,7 @@ def _pretrain(config, path, steps, batch, seed, rate, start, stop):
             bar.update()
             minutes, stopping = saved["minutes"] + (time.perf_counter() - began) / 60, asked() or stop(done)
             if stopping or done % SAVE_EVERY == 0 or done == steps:
-                state = {**job, "step": done, "minutes": minutes, "threads": torch.get_num_threads(),
+                state = {**job, "format": PART_FORMAT, "step": done, "minutes": minutes, "threads": torch.get_num_threads(),
                          "weights": vlm.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in groups]}
                 write_whole(unfinished, lambda f, state=state: torch.save(state, f))
             if stopping:
@@ -152,7 +143,6 @@ def _pretrain(config, path, steps, batch, seed, rate, start, stop):
     unfinished.unlink()
     return made
 
-
 def loss_of(vlm, lesson, config, layers):
     """Cross-entropy of the answers to one batch of pages, read by so many layers of the decoder."""
     image, prompt, answer = (x.to(config.device, non_blocking=True) for x in lesson)
@@ -160,42 +150,26 @@ def loss_of(vlm, lesson, config, layers):
         logits, _ = vlm(vlm.prefix(image, prompt), answer[:, :-1], layers)
     return F.cross_entropy(logits.transpose(1, 2).float(), answer, ignore_index=language.PAD)
 
-
-def _unfinished(path, job):
-    """What a stopped pre-training of the same settings left at `path`; a beginning, if there is none."""
-    try:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
-        if all(saved[name] == value for name, value in job.items()):
-            return saved
-    except FileNotFoundError:
-        pass
-    except Exception as error:          # torch raises many kinds for a damaged or foreign file
-        say(f"warning: {path} cannot be read ({type(error).__name__}); starting from nothing")
-    return {"step": 0, "minutes": 0., "threads": 0}
-
-
 def scores_of(vlm, config):
+    """Its answers, as in evaluate.vqa, about clean pictures of both kinds."""
     with torch.compiler.set_stance("force_eager"):
         return {pictures: vqa(vlm, pictures, size=config.image, pucks=config.pucks) for pictures in ("book", "robot")}
-
 
 def main():
     parser = program.parser(__doc__)
     parser.add_argument("--out", default=str(ROOT / "data" / "vlm.pt"), help="file to write")
     parser.add_argument("--steps", type=int, default=9000, help="training steps (1 to 1e+08; default 9000)")
-    parser.add_argument("--batch", type=int, default=64, help="pages in each batch (1 to 65536; default 64)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (0 to 2147483647; default 0)")
     parser.add_argument("--start", default="", help="go on from this VLM (default: from nothing)")
     parser.add_argument("--rate", type=float, default=RATE, help="Muon learning rate; AdamW: x .15 (1e-09 to 10; default .01)")
-    configuration.add_flags(parser, ("vlm_width", "vit_depth", "depth", "image", "pucks", "device", "threads", "preset",
-                                     "bfloat16", "compile", "workers"))
+    configuration.add_flags(parser, ("vlm_width", "vit_depth", "depth", "image", "pucks", "batch", "seed", "device", "threads",
+                                     "preset", "bfloat16", "compile", "workers"))
     args = vars(parser.parse_args())
-    own = {k: args.pop(k) for k in ("out", "steps", "batch", "seed", "rate", "start")}
-    configuration.in_bounds({**own, "vlm_rate": own["rate"]}, ("steps", "batch", "seed", "vlm_rate"))
-    made = pretrain(configuration.make(**args), own.pop("out"), **own)
-    if made:
-        say(json.dumps(made, indent=1))
-
+    out, steps, start, rate = (args.pop(name) for name in ("out", "steps", "start", "rate"))
+    configuration.in_bounds({"steps": steps}, ["steps"])
+    configuration.refuse(not 1e-9 <= rate <= 10, f"--rate is {rate}; it must be above 0: 1e-09 to 10")
+    config = configuration.make(**args)
+    made = pretrain(config, out, steps, config.batch, config.seed, rate, start)
+    say(json.dumps(made, indent=1) if made else "")
 
 if __name__ == "__main__":
     program.run(main, files=True)

@@ -1,10 +1,7 @@
 """What every command here owes the person who runs it: whole files, errors of one line, a way to stop.
 
-A file is written under a temporary name, flushed to the disk and renamed. Whoever kills the program finds the
-old file or the new one, never half of one. A stream that is closed, a signal, a module that a system lacks:
-none of them may cost work that is done.
-
-Read next: world.py
+A file is written under a temporary name, flushed to the disk and renamed. Whoever kills the program finds the old
+file or the new one, never half of one. A closed stream, a signal or a missing module must not cost finished work.
 """
 import argparse
 import errno
@@ -15,19 +12,21 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 BEAT, STALE = 10, 60        # seconds between signs of life of a claim; after so many without one it is stale
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 NO_MEMORY = re.compile("alloc|out of memory|not enough memory|overflow|storage size", re.I)
-
+say = tqdm.write            # print a line, above the progress bar if there is one
 
 def write_whole(path, write):
-    """write(file) into path.part, flush, rename to path. OSError says what to do where that fails."""
+    """Call write(file) for path.part, flush it, rename it to path. OSError says what to do where that fails."""
     part = Path(f"{path}.part")
     try:
         with open(part, "wb") as f:
@@ -35,42 +34,34 @@ def write_whole(path, write):
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if not isinstance(error, (OSError, RuntimeError)):      # (torch says RuntimeError where a write fails)
-            raise
+    except (OSError, RuntimeError) as error:                    # (torch raises RuntimeError where a write fails)
         cause = error if isinstance(error, OSError) else error.__context__ or error
         full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-        raise OSError(f"cannot write {path} ({first_line(cause)}); "
-                      f"{'free some space' if full else 'choose a folder that can be written to'}") from None
-
+        advice = "free some space" if full else "choose a folder that can be written to"
+        raise OSError(f"cannot write {path} ({first_line(cause)}); {advice}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 def write_json(path, data):
     write_whole(path, lambda f: f.write(json.dumps(data, indent=1).encode()))
 
-
 def first_line(error):
     return (str(error).splitlines() or ["no message"])[0]
 
-
 @contextmanager
 def claimed(path, what):
-    """Hold the file `path` while this process works on `what`. OSError if another living process holds it.
-
-    The file is made exclusively, which network disks can do, too. Its owner touches it every BEAT seconds. On the
-    owner's machine the claim of a process that is gone is void at once; on another machine, after STALE seconds.
-    """
+    """Hold the file `path` while this process works on `what`. OSError if another living process holds it. The
+    owner touches the file every BEAT seconds. If the owner dies, other processes on its machine may take the file
+    over at once. Processes on other machines, which see it on a network disk, wait for STALE seconds."""
     path, over = Path(path), threading.Event()
     while True:
-        try:
-            with open(path, "x") as f:
-                json.dump([_place(), os.getpid(), _born(os.getpid())], f)
+        with suppress(FileExistsError), open(path, "x") as f:
+            json.dump([_place(), os.getpid(), _born(os.getpid())], f)
             break
-        except FileExistsError:
-            if holder := _holder(path):
-                raise OSError(f"{what} is in use by {holder}; choose another one, or wait until it ends (if you know "
-                              f"that it is gone, delete {path})") from None
-            path.unlink(missing_ok=True)
+        if holder := _holder(path):
+            raise OSError(f"{what} is in use by {holder}; choose another, or wait (delete {path} if it is gone)")
+        path.unlink(missing_ok=True)
 
     def beat():
         while not over.wait(BEAT):
@@ -83,106 +74,79 @@ def claimed(path, what):
         over.set()
         path.unlink(missing_ok=True)
 
-
 def _holder(path):
-    """Who holds a claim, in words; None if nobody alive does."""
-    try:
+    """Who holds a claim, in words. None if nobody alive does."""
+    place, pid, born = "?", "?", None
+    with suppress(OSError, ValueError, TypeError):
         place, pid, born = json.loads(path.read_bytes())
-        if place == _place() and born:
-            return f"process {pid}" if _born(pid) == born else None
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError):
-        place, pid = "", "unknown"
-    clock = path.with_name(f"{path.name}.clock")               # (a network disk has a clock of its own)
-    clock.touch()
-    age = clock.stat().st_mtime - path.stat().st_mtime
-    clock.unlink()
-    return f"process {pid} on {(place or 'another machine').split()[0]}" if age < STALE else None
-
+    if born and place == _place():
+        return f"process {pid}" if born == _born(pid) else None
+    with suppress(FileNotFoundError), tempfile.TemporaryFile(dir=path.parent) as new:
+        age = os.fstat(new.fileno()).st_mtime - path.stat().st_mtime           # (a network disk has its own clock)
+        return f"process {pid} on {str(place).split(' ')[0]}" if age < STALE else None
 
 def _place():
     """This machine, since it was started, and this container: where a process number means something."""
     with suppress(OSError):
-        return f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
     return socket.gethostname()
 
-
 def _born(pid):
-    """When a process started (its number is used again later); None if it is gone, or the system does not say."""
+    """When a process started (its number is used again later). None if it is gone or the system does not say."""
     with suppress(OSError, IndexError, ValueError):
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return rest[18] if state not in "ZX" else None
 
-
 def commit():
-    """The commit of this code; "unknown" without git."""
+    """The commit of this code, "unknown" without git."""
     with suppress(OSError):
         done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         return done.stdout.strip() or "unknown"
     return "unknown"
 
-
 def memory_mib():
-    """MiB of memory that this process holds now; None where the system does not say."""
+    """MiB of memory that this process holds now. None where the system does not say."""
     with suppress(OSError, ValueError, AttributeError):
-        return round(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2 ** 20, 1)
+        return round(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
+def machine_gb():
+    """GB of memory that this machine has, infinite where the system does not say."""
+    with suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return float("inf")
 
 def peak_memory_mib():
-    """The most that it ever held; None where the system does not say (Windows)."""
+    """The most MiB that this process ever held. None where the system does not say (Windows)."""
     with suppress(ImportError):
         import resource
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10))
-
-
-class Lenient:
-    """A text stream whose failures do not matter: training needs no terminal."""
-
-    def __init__(self, stream):
-        self.stream = stream
-
-    def write(self, text):
-        with suppress(OSError, ValueError):
-            self.stream.write(text)
-        return len(text)
-
-    def flush(self):
-        with suppress(OSError, ValueError):
-            self.stream.flush()
-
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
-
-
-def say(text):
-    """Print a line, above the progress bar if there is one."""
-    tqdm.write(text)
-
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss              # (in bytes on a Mac, else in KiB)
+        return round(most / 2 ** (20 if sys.platform == "darwin" else 10))
 
 def progress(total, done, name, hide=False):
-    """A progress bar; a log file gets a line of it every 20 seconds."""
+    """A progress bar. A log file gets a line of it every 20 seconds."""
     return tqdm(total=total, initial=done, desc=name, dynamic_ncols=True, disable=hide or sys.stderr is None,
                 mininterval=.2 if sys.stderr and sys.stderr.isatty() else 20)
 
-
 def parser(doc, **options):
-    """An argument parser that is described by the first line of a module's docstring."""
-    return argparse.ArgumentParser(description=(doc or "").split("\n")[0], allow_abbrev=False, **options)
+    """A parser of flags, described by the first line of a module's docstring. It refuses in one line."""
+    made = argparse.ArgumentParser(description=(doc or "").split("\n")[0], allow_abbrev=False, **options)
+    made.error = lambda message: made.exit(2, f"error: {message}; --help lists the flags\n")
+    return made
 
+class AfterThisStep(ExitStack):
+    """A block in which a signal to stop (Ctrl-C, SIGTERM, a closed terminal) waits for the end of a step.
+    `asked()` tells whether one came. A second one raises KeyboardInterrupt, and so does any in `at_once()`."""
 
-class AfterThisStep:
-    """A block in which Ctrl-C (or SIGTERM, or a terminal that is closed) waits for the step to end: `asked()` tells
-    whether somebody asked to stop. It is said at once. The second time, and inside `at_once()`, nothing waits."""
+    pressed, waits = 0, True
 
     def __enter__(self):
-        self.pressed, self.waits = 0, True
-        self.before = _handle(self.press)
+        if threading.current_thread() is threading.main_thread():              # (no other may set handlers)
+            for number in STOPS:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):     # (nohup ignores SIGHUP)
+                    before = signal.signal(number, self.press)
+                    self.callback(signal.signal, number, before)               # (at the end of the block)
         return self
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
     def __call__(self):
         return self.pressed > 0
@@ -200,35 +164,28 @@ class AfterThisStep:
         yield
         self.waits = True
 
-
-def _handle(handler):
-    """Let `handler` have the signals that ask to stop, but for those that are ignored here (nohup). Returns the
-    handlers before. Only the main thread may do that."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):               # (Windows has no SIGHUP)
-            number = getattr(signal, name, None)
-            if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.signal(number, handler)
-    return before
-
+def _lenient(function):
+    """The same function, but its failure does not matter: training needs no terminal."""
+    def call(*args):
+        with suppress(OSError, ValueError):
+            return function(*args)
+    return call
 
 def run(main, files=False):
-    """Run a command: what goes wrong is one line and an exit status. files: what it makes are files, so that a closed
-    or full output does not matter."""
-    def interrupt(*_):
-        raise KeyboardInterrupt
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:         # (no file may get the number of a closed stream)
+    """Run a command. An error is one line and an exit status. files: main makes files, so its output may fail."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:        # (no file may get the number of a closed stream)
         pass
     os.close(number)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name) or open(os.devnull, "w")
         stream.reconfigure(errors="backslashreplace")              # (names of files may be no text)
-        setattr(sys, name, Lenient(stream) if files or name == "stderr" else stream)
-    _handle(interrupt)
+        if files or name == "stderr":
+            stream.write, stream.flush = _lenient(stream.write), _lenient(stream.flush)
+        setattr(sys, name, stream)
     try:
-        main()
-        sys.stdout.flush()
+        with AfterThisStep() as asked, asked.at_once():            # (a signal to stop raises KeyboardInterrupt)
+            main()
+            sys.stdout.flush()
     except BrokenPipeError:                                        # (`... | head` has read enough)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
@@ -240,4 +197,4 @@ def run(main, files=False):
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
             raise
-        sys.exit(f"error: not enough memory ({first_line(error)}); lower --batch, --episodes, --flow-draws or the widths")
+        sys.exit(f"error: not enough memory ({first_line(error)}); lower --batch, --flow-draws or the widths")

@@ -4,8 +4,6 @@
 batch of a step is cut into `shards`, and each rank takes its share. DDP adds the gradients up. FSDP2 (--fsdp)
 also shares out weights and optimisers: each rank keeps 1/N of each matrix and gathers the rest layer by layer.
 Without torchrun there is one rank, and everything here does nothing.
-
-Read next: train.py, tutorials/11_scaling.md
 """
 import os
 import time
@@ -17,18 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def several():
-    """Whether this process is one of several. (Some builds of PyTorch have no distributed part.)"""
+    """Whether this process is one of several. (Some builds of PyTorch lack torch.distributed.)"""
     return dist.is_available() and dist.is_initialized()
-
 
 @contextmanager
 def started(device):
     """Join the processes that torchrun started, if it did, and leave them at the end. Yields (rank, size)."""
-    if "LOCAL_RANK" not in os.environ or several():
+    local = int(os.environ.get("LOCAL_RANK", -1))
+    if local < 0 or several():
         yield who()
         return
     if device == "cuda":
-        local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
             raise ValueError(f"process {local} has no GPU of its own; lower --nproc-per-node, or add --device cpu")
         torch.cuda.set_device(local)
@@ -38,19 +35,16 @@ def started(device):
     finally:
         dist.destroy_process_group()
 
-
 def who():
     """(rank, how many ranks there are)."""
     return (dist.get_rank(), dist.get_world_size()) if several() else (0, 1)
-
 
 def shares(shards):
     """The shards of this rank. ValueError if they cannot be dealt out evenly."""
     rank, size = who()
     if shards % size:
-        raise ValueError(f"--shards {shards} cannot be dealt out evenly to {size} processes; make it a multiple of {size}")
+        raise ValueError(f"--shards is {shards} for {size} processes; make it a multiple of {size}")
     return range(rank, shards, size)
-
 
 def total(value, device):
     """The sum of a number over all ranks."""
@@ -61,21 +55,17 @@ def total(value, device):
     dist.all_reduce(value)
     return value.item()
 
-
 def anybody(flag, device):
     """Whether `flag` holds on any rank."""
     return total(float(flag), device) > 0
-
 
 def together(device):
     """Nobody goes on before all are here."""
     total(0., device)
 
-
 def plain(value):
     """A tensor in one piece (FSDP2 keeps them cut up)."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
-
 
 def cut_like(value, p):
     """A tensor that every rank holds whole, cut up as p is: the inverse of `plain`."""
@@ -84,7 +74,6 @@ def cut_like(value, p):
     from torch.distributed.tensor import distribute_tensor
     return distribute_tensor(value.to(p.dtype), p.device_mesh, p.placements, src_data_rank=None)
 
-
 def agree(value):
     """What rank 0 has here, on every rank."""
     if not several():
@@ -92,7 +81,6 @@ def agree(value):
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
-
 
 def spread(model, fsdp, unused=False):
     """The model to call in training: `model` itself, in DDP, or cut up in place by FSDP2. unused: a step does not
@@ -110,41 +98,45 @@ def spread(model, fsdp, unused=False):
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)
 
+@contextmanager
+def threads_kept():
+    """A block after which PyTorch has as many CPU threads as before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 def fastest_threads(work, tries=3):
-    """How many CPU threads do work() fastest now: a machine may be busy, and then two threads wait for each other. Each
-    of 1, 2, 4, ... threads, up to those that PyTorch has, does it a few times. The answer is rank 0's, on all ranks."""
+    """How many CPU threads do work() fastest now: on a busy machine two of them wait for each other. Each of 1, 2, 4, ...
+    threads, up to those that PyTorch has, does it a few times. The answer is rank 0's, on all ranks."""
     most, took = torch.get_num_threads(), {}
-    counts = sorted({most, *(2 ** k for k in range(most.bit_length()))})
-    for threads in counts if most > 1 else ():
-        torch.set_num_threads(threads)
-        for _ in range(tries + 1):                           # (the first time is not counted)
-            start = time.perf_counter()
-            work()
-            took.setdefault(threads, []).append(time.perf_counter() - start)
-    torch.set_num_threads(most)
-    return agree(min(counts, key=lambda n: sorted(took[n][1:])[tries // 2]) if took else 1)
+    with threads_kept():
+        for threads in sorted({most, *(2 ** k for k in range(most.bit_length()))}) if most > 1 else (1,):
+            torch.set_num_threads(threads)
+            took[threads] = []
+            for _ in range(tries + 1 if most > 1 else 0):
+                start = time.perf_counter()
+                work()
+                took[threads].append(time.perf_counter() - start)
+    return agree(min(took, key=lambda threads: sum(sorted(took[threads])[:tries])))      # (a slow one may be chance)
 
-
-def losses_of(spread_model, batches, generators, real, shards):
+def losses_of(spread_model, batches, generators, pad, shards):
     """Yield the losses of this rank's batches, each as its share: summed over all batches of all ranks, they are what
     one process would have with one large batch. Call `backward` on each before asking for the next.
 
-    real(batch): its real answer tokens, over which the cross-entropy "ce" was averaged; the other losses are means
-    over equally large shards.
+    The cross-entropy "ce" was averaged over real answer tokens (not `pad`), the other losses over equally large shards.
     """
-    tokens = [real(batch) for batch in batches]
+    tokens = [int((batch.answer != pad).sum()) for batch in batches]
     everywhere = max(1, total(sum(tokens), batches[0].image.device.type))
     for i, (batch, generator) in enumerate(zip(batches, generators, strict=True)):
         with _exchange(spread_model, now=i + 1 == len(batches)):
             losses = spread_model(batch, generator)
             yield {k: v * (tokens[i] / everywhere if k == "ce" else 1 / shards) for k, v in losses.items()}
 
-
 def backward(loss):
     """Backward pass; gradients of all ranks are added up. (DDP and FSDP average them, hence the factor.)"""
     (who()[1] * loss).backward()
-
 
 def _exchange(spread_model, now):
     """A block in which a backward pass adds gradients up over the ranks, or not yet (only a step's last one does)."""
@@ -154,7 +146,6 @@ def _exchange(spread_model, now):
         spread_model.set_requires_gradient_sync(now)
     return nullcontext()
 
-
 def gather(model, optimisers):
     """(weights, optimiser states), whole. Where FSDP cut them up every rank must call it, and rank 0 gets them."""
     if not _cut(model):
@@ -163,7 +154,6 @@ def gather(model, optimisers):
     whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
     return (dcp.get_model_state_dict(model, options=whole),
             [dcp.get_optimizer_state_dict(model, o, options=whole) for o in optimisers])
-
 
 def scatter(model, optimisers, weights, states):
     """The inverse of `gather`, in place."""
@@ -177,7 +167,6 @@ def scatter(model, optimisers, weights, states):
     dcp.set_model_state_dict(model, weights, options=whole)
     for optimiser, state in zip(optimisers, states, strict=True):
         dcp.set_optimizer_state_dict(model, optimiser, state, options=whole)
-
 
 def _cut(model):
     return any(hasattr(p, "full_tensor") for p in model.parameters())

@@ -1,8 +1,9 @@
 """The camera: tables -> RGB pictures, by signed distance in a small window around each object.
 
-Two kinds of picture. The *picture book* (what the VLM learns from): backgrounds from dark to light,
-plain or graded, pucks of several sizes, turned a little, no finger, nothing else. The *robot camera*:
-one grained table, goal rings, pads, the finger, and noise if asked for (`grain`). How far they differ decides what there is to learn.
+There are two kinds of picture. The *picture book*, from which the VLM learns, shows pucks of several sizes,
+turned a little, on plain or graded backgrounds from dark to light. The *robot camera* shows one grained table
+with goal rings, pads, the finger, and noise if asked for (`grain`). What the robot has left to learn depends
+on how far the two differ. Places are in table units, y points down, colours run from 0 to 1.
 
 Try it: python -m nano_ki.render out.png          Read next: language.py
 """
@@ -16,22 +17,9 @@ from nano_ki import world
 RGB = np.array([(.88, .10, .12), (.10, .62, .18), (.14, .26, .90), (.96, .86, .12),     # world.COLOURS
                 (.10, .80, .84), (.48, .14, .66), (.96, .52, .06), (.98, .58, .76)], np.float32)
 WHITE, DARK = np.ones(3, np.float32), np.full(3, .08, np.float32)
-MARGIN = 12                                       # pixels; enough for pictures up to 192 x 192
-SPREAD = 211                                      # of the sheet that grain is cut from: 211^2 windows
 TABLE = np.array((.50, .42, .34), np.float32)     # the robot's table
-
-
-def _disc(u, v):
-    return np.sqrt(u * u + v * v) - 1
-
-
-def _square(u, v):
-    return np.maximum(np.abs(u), np.abs(v)) - .84
-
-
-def _triangle(u, v):
-    return np.maximum(v, np.abs(u) * .866 - v * .5) - .6
-
+MARGIN = 12                                       # pixels; enough for pictures up to 192 x 192
+SPREAD = 211                                      # noise is one of 211^2 windows of a large sheet
 
 def _star(u, v):
     r, angle = np.sqrt(u * u + v * v), np.arctan2(u, -v)
@@ -41,65 +29,48 @@ def _star(u, v):
     edge /= np.sqrt((edge ** 2).sum())
     return x * np.float32(edge[1]) - y * np.float32(edge[0])
 
-
-def _cross(u, v):
-    u, v = np.abs(u), np.abs(v)
-    return np.minimum(np.maximum(u - .32, v - 1), np.maximum(u - 1, v - .32))
-
-
-def _ring(u, v):
-    return np.abs(np.sqrt(u * u + v * v) - .72) - .26
-
-
-def _frame(u, v):
-    return np.abs(np.maximum(np.abs(u), np.abs(v)) - .8) - .2
-
-
-# Signed distance at (u, v) to the outline, in units of the radius: world.SHAPES, then the frame pad.
-OUTLINES = (_disc, _square, _triangle, _star, _cross, _ring, _frame)
+# The signed distance at (u, v) to each outline, in units of its radius: world.SHAPES, then the frame pad.
+OUTLINES = (lambda u, v: np.sqrt(u * u + v * v) - 1,                                # disc
+            lambda u, v: np.maximum(np.abs(u), np.abs(v)) - .84,                    # square
+            lambda u, v: np.maximum(v, np.abs(u) * .866 - v * .5) - .6,             # triangle
+            _star,
+            lambda u, v: np.minimum(np.maximum(np.abs(u) - .32, np.abs(v) - 1),     # cross
+                                    np.maximum(np.abs(u) - 1, np.abs(v) - .32)),
+            lambda u, v: np.abs(np.sqrt(u * u + v * v) - .72) - .26,                # ring
+            lambda u, v: np.abs(np.maximum(np.abs(u), np.abs(v)) - .8) - .2)        # frame
 DISC, RING, FRAME = 0, 5, 6
 
-
 def stamp(image, xy, outline, radius, colour, angle=None, opacity=1.):
-    """Draw one object on each picture, in place.
-
-    image: float32 [B, S + 2 MARGIN, S + 2 MARGIN, 3], with a border that is cut off later, so that
-    nothing needs clipping; xy [B, 2] and radius [B] or a number, in table units; outline: int [B]
-    index into OUTLINES or one for all; colour [B, 3] or [3]; angle: None or [B] radians; opacity 0 to
-    1. Edges are one pixel soft.
-    """
+    """Draw one object on each picture, in place. Its edges are one pixel soft. image: float32 [B, wide, wide,
+    3]; MARGIN pixels of border are cut off later, so that nothing needs clipping. xy: [B, 2]. outline (index
+    into OUTLINES) and radius (table units): one for all, or [B]. colour: [3] or [B, 3]. angle: radians [B] or
+    None. opacity: 0 to 1."""
     batch, wide = image.shape[:2]
     if not batch:
         return
-    scale = (wide - 2 * MARGIN) / (2 * world.HALF)                         # pixels per unit
-    radius = np.broadcast_to(np.asarray(radius, np.float32) * np.float32(scale), batch)
-    half = int(np.ceil(radius.max() * 1.2)) + 1
-    centre = ((xy + world.HALF) * scale - .5 + MARGIN).astype(np.float32)
-    corner = np.floor(centre).astype(int) - half
-    k = np.arange(2 * half + 2)
-    px, py = corner[:, :1] + k, corner[:, 1:] + k                          # [B, W] pixel columns, rows
-    u = ((px - centre[:, :1]) / radius[:, None]).astype(np.float32)[:, None, :]
-    v = ((py - centre[:, 1:]) / radius[:, None]).astype(np.float32)[:, :, None]
+    scale = (wide - 2 * MARGIN) / (2 * world.HALF)                         # pixels per table unit
+    radius = np.broadcast_to(np.asarray(radius, np.float32) * np.float32(scale), batch)[:, None, None]
+    half = int(np.ceil(radius.max() * 1.2)) + 1                            # of the window, in pixels
+    centre = ((xy + world.HALF) * scale - .5 + MARGIN).astype(np.float32)[:, None]
+    pixel = np.floor(centre).astype(int) - half + np.arange(2 * half + 2)[:, None]         # [B, W, (x, y)]
+    offset = ((pixel - centre) / radius).astype(np.float32)
+    u, v = offset[:, None, :, 0], offset[:, :, None, 1]
     if angle is not None:
         cos, sin = (f(angle).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
         u, v = u * cos + v * sin, v * cos - u * sin
-    if np.ndim(outline) == 0:
-        distance = OUTLINES[outline](u, v)
-    else:
-        u, v = np.broadcast_arrays(u, v)
-        distance = np.empty(u.shape, np.float32)
-        for index in np.unique(outline):
-            rows = np.flatnonzero(outline == index)
-            distance[rows] = OUTLINES[index](u[rows], v[rows])
-    alpha = np.clip(.5 - distance * radius[:, None, None], 0, opacity)[..., None]
+    u, v = np.broadcast_arrays(u, v)
+    distance = np.empty(u.shape, np.float32)
+    for index in np.unique(outline):
+        rows = np.broadcast_to(outline == index, batch)
+        distance[rows] = OUTLINES[index](u[rows], v[rows])
+    alpha = np.clip(.5 - distance * radius, 0, opacity)[..., None]
+    at = (np.arange(batch)[:, None, None] * wide + pixel[:, :, None, 1]) * wide + pixel[:, None, :, 0]
     pixels = image.reshape(-1, 3)
-    at = (np.arange(batch)[:, None] * wide + py)[:, :, None] * wide + px[:, None, :]
     under = pixels[at]
     pixels[at] = under + alpha * (np.reshape(colour, (-1, 1, 1, 3)) - under)
 
-
 def picture_book(tables, rng, size=48):
-    """uint8 [B, size, size, 3] pictures of the pucks alone, in the style of a book. rng: Generator."""
+    """uint8 [B, size, size, 3]: pictures of the pucks alone, in the style of a book. rng: numpy Generator."""
     batch, pucks = tables.puck.shape[:2]
     ends = rng.uniform(.1, 1, (2, batch, 1)) + rng.uniform(-.15, .15, (2, batch, 3))
     ends[1] = np.where(rng.random((batch, 1)) < .5, ends[0], ends[1])      # half plain, half graded
@@ -111,45 +82,39 @@ def picture_book(tables, rng, size=48):
     for c in range(3):                    # (one numpy product over the last axis, of length 3, is slow)
         image[..., c] = first[:, c] + (last - first)[:, c] * mix
     for p in range(pucks):
-        stamp(image, tables.puck[:, p], tables.kind[:, p, 1],
-              world.PUCK * rng.uniform(.85, 1.15, batch), RGB[tables.kind[:, p, 0]],
-              rng.uniform(-.35, .35, batch))
+        stamp(image, tables.puck[:, p], tables.kind[:, p, 1], world.PUCK * rng.uniform(.85, 1.15, batch),
+              RGB[tables.kind[:, p, 0]], rng.uniform(-.35, .35, batch))
     return _to_bytes(image)
 
-
 def robot_camera(tables, size=48, grain=0.):
-    """uint8 [B, size, size, 3]: what the robot sees. The same table always gives the same picture. grain: standard
-    deviation of its pixels' noise (they run from 0 to 1), another for each table."""
-    batch, pucks = tables.puck.shape[:2]
-    image = np.repeat(_bare_table(size)[None], batch, 0)
-    for i, outline in enumerate((DISC, FRAME)):
-        rows = np.flatnonzero(tables.pads[:, i] >= 0)
-        if len(rows):
-            part = image[rows]
-            stamp(part, world.PLACES[tables.pads[rows, i]], outline, .18, WHITE)
-            image[rows] = part
-    for p in range(pucks):
+    """uint8 [B, size, size, 3]: what the robot sees. The same table always gives the same picture. grain: the
+    standard deviation of the pixels' noise (pixels run from 0 to 1). Each table has noise of its own."""
+    image = np.repeat(_bare_table(size)[None], len(tables), 0)
+    for pad, outline in zip(tables.pads.T, (DISC, FRAME), strict=True):
+        rows = np.flatnonzero(pad >= 0)
+        part = image[rows]
+        stamp(part, world.PLACES[pad[rows]], outline, .18, WHITE)
+        image[rows] = part
+    for p in range(tables.puck.shape[1]):
         stamp(image, tables.puck[:, p], tables.kind[:, p, 1], world.PUCK, RGB[tables.kind[:, p, 0]])
     stamp(image, tables.finger, np.where(tables.pressed, DISC, RING),
           np.where(tables.pressed, world.FINGER, 1.4 * world.FINGER), DARK)
-    if grain and batch:
-        bits = np.concatenate((tables.finger, tables.puck.reshape(batch, -1)), 1).astype(np.float32).view(np.uint32)
+    if grain and len(tables):             # the bits of all the places choose a window of the sheet
+        bits = np.hstack((tables.finger, *tables.puck.swapaxes(0, 1))).astype(np.float32).view(np.uint32)
         place = (bits.astype(np.uint64) * (2 * np.arange(bits.shape[1], dtype=np.uint64) + 3)).sum(1) // 8
-        row, column = (place // n % SPREAD for n in (1, SPREAD))
+        row, column = place % SPREAD, place // SPREAD % SPREAD
         windows = np.lib.stride_tricks.sliding_window_view(_noise(size), (size, size), (0, 1))
         image[:, MARGIN:-MARGIN, MARGIN:-MARGIN] += grain * windows[row, column].transpose(0, 2, 3, 1)
     return _to_bytes(image)
 
-
 @lru_cache
 def _noise(size):
-    """float32 [SPREAD + size, SPREAD + size, 3], standard normal: each window of it is a picture's noise."""
+    """The sheet that noise is cut from: float32 [SPREAD + size, SPREAD + size, 3], standard normal."""
     return np.random.default_rng(11).standard_normal((SPREAD + size, SPREAD + size, 3), np.float32)
-
 
 @lru_cache
 def _bare_table(size):
-    """float32, with its border: the grain and the four goal rings, the same every time."""
+    """The table's grain and the four goal rings, float32 with the border. They are the same every time."""
     wide = size + 2 * MARGIN
     grain = np.random.default_rng(7).normal(0, 1, (wide, -(-wide // 4))).repeat(4, 1)[:, :wide, None]
     image = (TABLE * (1 + .10 * grain.clip(-2, 2))).astype(np.float32)[None]
@@ -157,20 +122,14 @@ def _bare_table(size):
         stamp(image, xy[None], RING, .24, WHITE, opacity=.25)
     return image[0]
 
-
 def _to_bytes(image):
     return (image[:, MARGIN:-MARGIN, MARGIN:-MARGIN].clip(0, 1) * 255 + .5).astype(np.uint8)
 
-
-def main():
+if __name__ == "__main__":
     from PIL import Image
     rng = np.random.default_rng(0)
     tables = world.sample(rng, 8, goals="mixed")
-    rows = [np.concatenate(picture(tables), 1) for picture in (
-        lambda t: picture_book(t, rng, 96), lambda t: robot_camera(t, 96), lambda t: robot_camera(t, 96, .16))]
-    Image.fromarray(np.concatenate(rows)).save(sys.argv[1] if len(sys.argv) > 1 else "render.png")
-    print(f"a picture book, the robot's camera, and the same with grain: {len(tables)} pictures of {rows[0].dtype} each")
-
-
-if __name__ == "__main__":
-    main()
+    rows = picture_book(tables, rng, 96), robot_camera(tables, 96), robot_camera(tables, 96, .16)
+    sheet = np.concatenate([np.concatenate(row, 1) for row in rows])
+    Image.fromarray(sheet).save(sys.argv[1] if len(sys.argv) > 1 else "render.png")
+    print(f"picture book, robot's camera, the same with grain: {rows[0].dtype} {rows[0].shape} each")

@@ -5,8 +5,7 @@
     python -m nano_ki.train --recipe pi0             # flow loss only, through the VLM
 
 `train_step` is the method: two losses are added up, and each part is clipped and updated on its own. The rest
-of this file prepares it, watches it and saves what it made. A run leaves in its folder: config.json,
-metrics.jsonl (a line every 20 steps), the last two checkpoints, curves.png, rollouts.gif, summary.json.
+of this file prepares it, watches it and saves what it made, in the run's folder (checkpoint.FILES).
 
 Read next: evaluate.py
 """
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nano_ki import checkpoint, draw, evaluate, probe, program, ranks, world
+from nano_ki import checkpoint, draw, evaluate, program, ranks, world
 from nano_ki import config as configuration
 from nano_ki.checkpoint import load_model, new_model
 from nano_ki.config import Config
@@ -32,17 +31,15 @@ from nano_ki.program import say, write_json
 
 LOG_EVERY = 20           # steps between lines of metrics.jsonl
 
-
 def train_step(model, parts, batches, noises, config, step):
     """One update of the policy. Returns its losses and {part: gradient norm before clipping}.
-
     model: the policy, or what shares it out over several processes; parts: {"vlm" and "expert": (module, its
     optimisers, the step at which it joins)}, those that are trained; batches, noises: this process's shards of the
     step (one, unless several share it), and a seeded generator for each. FloatingPointError: a loss is not finite.
     """
     model.zero_grad(set_to_none=True)
     values, norms = {}, {}
-    for losses in ranks.losses_of(model, batches, noises, real_tokens, config.shards):
+    for losses in ranks.losses_of(model, batches, noises, PAD, config.shards):
         loss = losses["ce"] + config.alpha * losses["flow"]                  # (arXiv 2505.23705, eq. 4)
         if not loss.isfinite():
             named = {name: round(value.item(), 5) for name, value in losses.items()}
@@ -56,38 +53,34 @@ def train_step(model, parts, batches, noises, config, step):
             optimiser.step()
     return values, norms
 
-
 @dataclass
 class Job:
     """A run while it is trained: what it is made of, and how far it is."""
     config: Config
-    out: Path               # its folder
+    out: Path                   # its folder
     data: Data
-    model: VLA              # the policy
+    model: VLA                  # the policy
     spread: torch.nn.Module     # the policy as it is called in training (ranks.spread)
-    parts: dict             # see train_step
-    vqa_before: dict        # what the VLM knew (on rank 0)
-    rank: int
-    size: int               # ranks
-    step: int = 0           # steps done
-    seconds: float = 0.     # of training
-    waited: float = 0.      # of these, for data
+    parts: dict                 # see train_step
+    vqa_before: dict            # what the VLM knew (on rank 0)
+    step: int = 0               # steps done
+    seconds: float = 0.         # of training
+    waited: float = 0.          # of these, for data
 
     def optimisers(self):
-        return [optimiser for _, its_optimisers, _ in self.parts.values() for optimiser in its_optimisers]
+        return [optimiser for _, both, _ in self.parts.values() for optimiser in both]
 
-
-def train(config, stop=lambda step: False, policy=VLA):
+def train(config, stop=lambda step: False, policy=VLA, watch=lambda model, data: {}):
     """Run the whole job. Returns the summary (also in summary.json), or None if it was stopped.
-
     stop(step) is asked after each step; True (on any rank) saves and ends, as Ctrl-C does. policy: VLA, or a subclass
-    with the same weights. ValueError and OSError say what to do about bad settings, folders and files;
-    FloatingPointError: a loss is not finite. Under torchrun every rank calls it; rank 0 alone writes and returns.
+    with the same weights. watch(model, data): what each check measures besides. ValueError and OSError say what to do
+    about settings, folders and files. Under torchrun every rank calls it; rank 0 alone writes and returns.
     """
-    began, threads, first = time.perf_counter(), torch.get_num_threads(), os.environ.get("RANK", "0") == "0"
+    began, first = time.perf_counter(), os.environ.get("RANK", "0") == "0"
     tell = say if first else lambda text: None
     out = checkpoint.open_folder(config) if first else None
-    with program.claimed(out / checkpoint.CLAIM, f"the folder {out}") if first else nullcontext():
+    claim = program.claimed(out / checkpoint.CLAIM, f"the folder {out}") if first else nullcontext()
+    with claim, ranks.threads_kept():
         try:
             if first and config.overwrite and not config.resume:
                 checkpoint.clear(out)
@@ -96,8 +89,8 @@ def train(config, stop=lambda step: False, policy=VLA):
                 config = going_on(config, saved["config"], tell)
             with ranks.started(config.device) as (rank, size):
                 job = prepare(config, ranks.agree(out), saved, policy, rank, size, tell)
-                if loop(job, stop):
-                    return finish(job, began) if rank == 0 else None
+                if loop(job, stop, watch, rank):
+                    return finish(job, size, began) if rank == 0 else None
                 tell(f"stopped after step {job.step}; go on with: python -m nano_ki.train --resume --out {out}")
         except KeyboardInterrupt:
             if not first or not checkpoint.there(out):
@@ -107,21 +100,16 @@ def train(config, stop=lambda step: False, policy=VLA):
             if not first or not checkpoint.there(out):
                 raise
             raise OSError(f"{error}, then go on with --resume --out {out}. What was written before is intact") from None
-        finally:
-            torch.set_num_threads(threads)
-
 
 def going_on(config, saved, tell):
     """The settings of a run that goes on: its own (`saved`), but for what this machine decides."""
     given = {name: value for name in configuration.ELSEWHERE if (value := getattr(config, name)) != getattr(Config, name)}
-    saved = replace(saved, out=config.out, **given)
-    try:
-        configuration.this_device(saved.device)
-    except ValueError:
-        tell(f"this run was on {saved.device}, which is not here: it goes on on {configuration.this_device('auto')}")
-        saved = replace(saved, device=configuration.this_device("auto"))
-    return replace(saved, compile=saved.compile and can_compile())
-
+    saved = replace(saved, out=config.out, compile=saved.compile and can_compile(), **given)
+    best, *others = configuration.devices()
+    if saved.device in (best, *others):
+        return saved
+    tell(f"this run was on {saved.device}, which is not here: it goes on on {best}")
+    return replace(saved, device=best)
 
 def prepare(config, out, saved, policy, rank, size, tell):
     """Everything that the first step needs, as a Job."""
@@ -133,6 +121,10 @@ def prepare(config, out, saved, policy, rank, size, tell):
     if config.device == "cuda":
         torch.set_float32_matmul_precision("high")
     data = Data(config, saved and saved["fast"])
+    with torch.device("meta"):                   # (counted, not built)
+        needed = 16e-9 * sum(policy(config, data.fast).parameter_counts().values())
+    if config.device == "cpu" and needed > program.machine_gb():
+        raise MemoryError(f"weights, gradients and optimisers need {needed:.0f} GB, this machine has {program.machine_gb():.0f}")
     model = new_model(config, data.fast, not saved, policy)
     if config.freeze:
         model.vlm.requires_grad_(False)
@@ -158,7 +150,7 @@ def prepare(config, out, saved, policy, rank, size, tell):
     if config.flow_loss:
         joins = round(config.expert_from * config.steps)
         parts["expert"] = model.expert, optimisers(model.expert, config.expert_rate, config.expert_adam), joins
-    job = Job(config, out, data, model, spread, parts, vqa_before, rank, size)
+    job = Job(config, out, data, model, spread, parts, vqa_before)
     if saved:
         try:
             ranks.scatter(model, job.optimisers(), saved["model"], saved["optimisers"])
@@ -167,30 +159,33 @@ def prepare(config, out, saved, policy, rank, size, tell):
                              f"{program.first_line(error)}); train again, with --overwrite for the same folder") from None
         job.step, job.seconds = saved["step"], saved["seconds"]
     if rank == 0:
-        explain(job)
+        explain(job, size)
         if not saved:
             write_json(out / "config.json", asdict(config))
     return job
 
-
-def loop(job, stop):
+def loop(job, stop, watch, rank):
     """Train, with checks and checkpoints on the way. Returns whether the last step was reached (or it was stopped)."""
-    c, mine, start = job.config, ranks.shares(job.config.shards), time.perf_counter()
+    c, mine, shown = job.config, ranks.shares(job.config.shards), {}
     noises = [torch.Generator(device=c.device) for _ in mine]
     places = ((step, shard) for step in range(job.step, c.steps) for shard in mine)
     stream = drawn_ahead(job.data, places, c.workers, pin=c.device == "cuda")
-    if job.rank == 0:
-        path = job.out / "metrics.jsonl"
-        metrics = checkpoint.Metrics(path, job.step or None)
-        checked = {m["step"] for m in checkpoint.read_metrics(path) if "success" in m}
-    shown, start = {}, start - job.seconds
-    with program.AfterThisStep() as asked, program.progress(c.steps, job.step, c.recipe, hide=job.rank > 0) as bar:
+    metrics, checked = job.out / "metrics.jsonl", set()                  # steps whose check a stopped run has made
+    if rank == 0:
+        metrics.touch()
+    if rank == 0 and job.step:
+        checkpoint.add_metrics(metrics, {"resumed": job.step})
+        checked = {m["step"] for m in checkpoint.read_metrics(metrics) if "success" in m}
+    start = time.perf_counter() - job.seconds
+    with program.AfterThisStep() as asked, program.progress(c.steps, job.step, c.recipe, hide=rank > 0) as bar:
         for step in range(job.step, c.steps):
             if c.check_every and step and step % c.check_every == 0:     # (saved before: a Ctrl-C here loses nothing)
-                acting = whole(job)
-                if job.rank == 0 and step not in checked:
+                if rank == 0 and step not in checked:
                     with asked.at_once():
-                        metrics.add({"step": step, "seconds": round(job.seconds, 2), **check(acting, job.data, shown)})
+                        found = check(load_model(job.out, c.device), job.data, watch)
+                    checkpoint.add_metrics(metrics, {"step": step, "seconds": round(job.seconds, 2), **found})
+                    shown["success"] = f"{found['success']['seen']['rate']:.2f}"
+                ranks.together(c.device)
                 start = time.perf_counter() - job.seconds                # checks are not training time
             ready = time.perf_counter()
             batches = [to_device(next(stream), c.device) for _ in mine]
@@ -202,9 +197,10 @@ def loop(job, stop):
             job.step, job.seconds = step + 1, time.perf_counter() - start
             if job.step % LOG_EVERY == 0 or job.step == c.steps:
                 values = {k: round(ranks.total(v.item(), c.device), 5) for k, v in values.items()}
-                if job.rank == 0:
-                    metrics.add({"step": job.step, **values, "gradient": norms, "seconds": round(job.seconds, 2),
-                                 "waited": round(job.waited, 2), "memory_mib": program.memory_mib()})
+                if rank == 0:
+                    checkpoint.add_metrics(metrics, {
+                        "step": job.step, **values, "gradient": norms, "seconds": round(job.seconds, 2),
+                        "waited": round(job.waited, 2), "memory_mib": program.memory_mib()})
                 shown.update({k: f"{v:.3f}" for k, v in values.items() if k != "ce"})
             bar.set_postfix(shown, refresh=False)
             bar.update()
@@ -212,36 +208,29 @@ def loop(job, stop):
             due = any(n and job.step % n == 0 for n in (c.save_every, c.check_every))
             if stopping or due or job.step == c.steps:
                 weights, states = ranks.gather(job.model, job.optimisers())
-                if job.rank == 0:
+                if rank == 0:
                     checkpoint.save(job.out, c, job.data.fast, weights, states, job.step, job.seconds, job.vqa_before)
                 ranks.together(c.device)                                 # nobody goes on before it is written
             if stopping:
                 return False
     return True
 
-
-def check(model, data, shown):
+def check(model, data, watch):
     """A short evaluation during training, for a line of metrics.jsonl."""
-    c = model.config
-    with torch.compiler.set_stance("force_eager"):                       # (batches of all sizes: not worth compiling)
-        won, _ = evaluate.success(evaluate.policy_of(model), c, 100, ("seen", "new_both"), evaluate.CHECK_SEED)
-        shown["success"] = f"{won['seen']['rate']:.2f}"
-        return {"success": won, "vqa": evaluate.vqa_both(model, 100),
-                "pull": probe.pull(model, to_device(data.batch(c.steps), c.device))}
+    won, _ = evaluate.success(evaluate.policy_of(model), model.config, 100, ("seen", "new_both"), evaluate.CHECK_SEED)
+    return {"success": won, "vqa": evaluate.vqa_both(model, 100), **watch(model, data)}
 
-
-def finish(job, began):
+def finish(job, size, began):
     """Evaluate what was saved, write what came out, draw; returns the summary."""
     c, out = job.config, job.out
     say("evaluating ...")
     model = load_model(out, c.device)
     result = evaluate.measure(model)
-    summary = {"recipe": c.recipe, "preset": c.preset, "device": c.device, "threads": c.threads, "ranks": job.size,
-               "seed": c.seed, "steps": c.steps, "train_seconds": round(job.seconds, 1),
+    settings = {name: getattr(c, name) for name in ("recipe", "preset", "device", "threads", "seed", "steps", "insulate")}
+    summary = {**settings, "ranks": size, "train_seconds": round(job.seconds, 1),
                "total_seconds": round(time.perf_counter() - began, 1),
                "data_wait_share": round(job.waited / job.seconds, 4), "peak_rss_mib": program.peak_memory_mib(),
-               "parameters": {"vlm": count(model.vlm), "expert": count(model.expert)},
-               "tokens_per_chunk": round(job.data.tokens_per_chunk, 2), "insulate": c.insulate,
+               "parameters": model.parameter_counts(), "tokens_per_chunk": round(job.data.tokens_per_chunk, 2),
                "vqa_before": job.vqa_before["book"], "vqa_before_robot": job.vqa_before["robot"], **result}
     if c.device == "cuda":
         summary["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2 ** 20)
@@ -253,74 +242,45 @@ def finish(job, began):
     say(f"{out}/ holds {', '.join(name for name in checkpoint.FILES if (out / name).exists())}")
     return summary
 
-
 def noise_seed(seed, step, shard):
     """One number for the noises and flow times of a step's shard: different for all, the same for ever."""
     return int(np.random.SeedSequence((seed, 3, step, shard)).generate_state(1, np.uint64)[0]) >> 1
 
-
-def real_tokens(batch):
-    return int((batch.answer != PAD).sum())
-
-
 def to_device(batch, device):
     return Batch(*(x.to(device, non_blocking=True) for x in batch))
 
-
-def whole(job):
-    """The policy in one piece, for rank 0 to act with: `model` itself, unless FSDP cut it up (every rank must call)."""
-    if not job.config.fsdp:
-        return job.model
-    weights, _ = ranks.gather(job.model, [])
-    if not weights:                      # (only rank 0 is given them)
-        return None
-    plain = VLA(job.config, job.data.fast)
-    plain.load_state_dict(weights)
-    return plain.to(job.config.device)
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def explain(job):
+def explain(job, size):
     """Print what was derived, and why."""
     c, data = job.config, job.data
-    stop = "cannot train the frozen VLM" if c.freeze else "stopped at the memory" if c.insulate else "flows into the VLM"
+    stop = "cannot train the frozen VLM" if c.freeze else "stops at the memory" if c.insulate else "flows into the VLM"
     names = ["FAST"] * c.fast_loss + ["text"] * (c.vlm_samples > 0) + [f"{c.alpha:g} x flow"] * c.flow_loss
-    threads = f", {c.threads} CPU thread{'s' * (c.threads > 1)}" if c.device == "cpu" else ""
-    say(f"recipe {c.recipe}, preset {c.preset}, device {c.device}{threads}, seed {c.seed} -> {job.out}")
-    if c.shards > 1:
-        say(f"  {job.size} processes, {c.shards} shards of the batch: {c.shards // job.size} for each process")
-    say(f"  losses: {' + '.join(names)}" + (f"; the flow gradient {stop}" if c.flow_loss else ""))
-    say(f"  data: {c.episodes} demonstrations of {len(world.KINDS[c.kinds])} kinds of object -> {len(data.tables)} samples")
-    say(f"  {c.steps} steps of {c.batch} robot + {c.vlm_samples} question samples: "
-        f"{c.steps * c.batch / len(data.tables):.1f} passes over the demonstrations")
-    say(f"  a chunk of {data.chunks[0].size} numbers is {data.tokens_per_chunk:.1f} FAST tokens "
-        f"(at most {data.answers.shape[1] - 1}), gamma {c.gamma:g}, {data.fast.vocab} tokens in all")
-    say(f"  parameters: VLM {count(job.model.vlm):,}, expert {count(job.model.expert):,}")
-    say(f"  before training the VLM answers {job.vqa_before['book']} on picture-book pages, {job.vqa_before['robot']} on "
-        "robot pictures")
-
+    for line in (
+            f"recipe {c.recipe}, preset {c.preset}, device {c.device}, CPU threads {c.threads or 'any'}, seed {c.seed} -> {job.out}",
+            f"losses: {' + '.join(names)}{f'; the flow gradient {stop}' * c.flow_loss}",
+            f"data: {c.episodes} demonstrations of {len(world.KINDS[c.kinds])} kinds of object -> {len(data.tables)} samples",
+            f"{c.steps} steps of {c.batch} robot + {c.vlm_samples} question samples: {c.steps * c.batch / len(data.tables):.1f} "
+            f"passes over the data; {c.shards} shard(s) of each step on {size} process(es)",
+            f"a chunk of {data.chunks[0].size} numbers is {data.tokens_per_chunk:.1f} FAST tokens (at most "
+            f"{data.answers.shape[1] - 1}), gamma {c.gamma:g}, {data.fast.vocab} tokens in all",
+            f"parameters: {' + '.join(f'{n:,} ({name})' for name, n in job.model.parameter_counts().items())}",
+            f"before training the VLM answers {job.vqa_before['book']} on book pages, {job.vqa_before['robot']} on robot pictures"):
+        say(line)
 
 def draw_curves(out):
     """curves.png from metrics.jsonl."""
-    lines = checkpoint.read_metrics(out / "metrics.jsonl")
-    steps, checks = [m for m in lines if "flow" in m], [m for m in lines if "success" in m]
-
-    def curve(rows, value):
-        return [m["step"] for m in rows], [value(m) for m in rows]
-    draw.curves({
-        "loss": {k: curve(steps, lambda m, k=k: m[k]) for k in ("fast", "text", "flow") if any(m[k] for m in steps)},
-        "gradient norm (before clipping)": {part: curve(steps, lambda m, part=part: m["gradient"][part])
-                                            for part in (steps[0]["gradient"] if steps else ())},
-        "success (100 scenes)": {k: curve(checks, lambda m, k=k: m["success"][k]["rate"]) for k in ("seen", "new_both")},
-    }, out / "curves.png")
-
+    charts = {"loss": {}, "gradient norm (before clipping)": {}, "success (100 scenes)": {}}
+    for line in checkpoint.read_metrics(out / "metrics.jsonl"):
+        rates = {name: r["rate"] for name, r in line.get("success", {}).items()}
+        losses = {name: line[name] for name in ("fast", "text", "flow") if line.get(name)}
+        for chart, values in zip(charts.values(), (losses, line.get("gradient", {}), rates), strict=True):
+            for name, value in values.items():
+                xs, ys = chart.setdefault(name, ([], []))
+                xs.append(line["step"])
+                ys.append(value)
+    draw.curves(charts, out / "curves.png")
 
 def main():
     train(configuration.parse(description=__doc__))
-
 
 if __name__ == "__main__":
     program.run(main, files=True)

@@ -16,23 +16,19 @@ HEAD = 32                    # size of one attention head, everywhere: the two s
 STRIDE = 8                   # pixels from one image token to the next
 FEATURES = 64                # of one small window
 
-
 def linear(inputs, outputs, zero=False):
     """A linear map without bias; zero: starts at 0, so that its block starts as the identity."""
     layer = nn.Linear(inputs, outputs, bias=False)
     nn.init.zeros_(layer.weight) if zero else nn.init.normal_(layer.weight, std=inputs ** -.5)
     return layer
 
-
 def norm(x):
     """RMSNorm without parameters over the last axis."""
     return F.rms_norm(x, x.shape[-1:])
 
-
 def heads(x):
     """[B, L, N*K] -> [B, N, L, K]."""
     return x.unflatten(-1, (-1, HEAD)).transpose(1, 2)
-
 
 def attend(q, k, v, mask=None):
     """softmax(q k^T * 10/K) v, heads merged: [B, N, L, K] x [B, N, S, K] -> [B, L, N*K].
@@ -40,7 +36,6 @@ def attend(q, k, v, mask=None):
     q and k are normalised per head (norm), so 10/K bounds the logits by +-10. mask: bool, True = sees.
     """
     return F.scaled_dot_product_attention(q, k, v, mask, scale=10 / HEAD).transpose(1, 2).flatten(2)
-
 
 class SquaredRelu(torch.autograd.Function):
     """relu(x)^2. Autograd's own chain of two takes three passes over the widest tensors of the model to go back;
@@ -56,9 +51,7 @@ class SquaredRelu(torch.autograd.Function):
     def backward(ctx, gradient):
         return (gradient * ctx.saved_tensors[0]).mul_(2)
 
-
 squared_relu = SquaredRelu.apply
-
 
 class Block(nn.Module):
     """Pre-norm attention and MLP, with residuals. The ViT and the decoder are stacks of it."""
@@ -77,7 +70,6 @@ class Block(nn.Module):
             k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
         x = x + self.o(attend(q, k, v, mask))
         return x + self.down(squared_relu(self.up(norm(x)))), (k, v)
-
 
 class ViT(nn.Module):
     def __init__(self, width, depth, size):
@@ -99,7 +91,6 @@ class ViT(nn.Module):
             x, _ = block(x)
         return x
 
-
 def sine_cosine(side, width):
     """[side^2, width]: sines and cosines of the row and of the column, row by row."""
     rate = side ** -torch.linspace(0, 1, width // 4)      # periods from 4 tokens to 4 x side
@@ -107,12 +98,7 @@ def sine_cosine(side, width):
     wave = torch.cat((angle.sin(), angle.cos()), 1)
     return torch.cat((wave[:, None].expand(-1, side, -1), wave[None].expand(side, -1, -1)), -1).flatten(0, 1)
 
-
-def main():
+if __name__ == "__main__":
     vit = ViT(width=64, depth=2, size=48)
     image = torch.randint(0, 256, (8, 48, 48, 3), dtype=torch.uint8)
     print(f"picture {tuple(image.shape)} -> tokens {tuple(vit(image).shape)}")
-
-
-if __name__ == "__main__":
-    main()

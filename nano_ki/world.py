@@ -1,12 +1,10 @@
-"""The tabletop: pucks, a retractable finger, and a scripted expert, for thousands of tables at once.
+"""The tabletop: pucks, a finger and a scripted expert, for thousands of tables at once.
 
-A square table [-1.2, 1.2]^2 (y points down, as in the picture) holds three pucks. A finger is raised
-(it passes over pucks) or pressed (it pushes them). An action is a waypoint (x, y, press): where the
-finger should be one step from now, and whether it is pressed (> 0). Contact is quasi-static: the
-penetration moves the puck along the contact normal, Coulomb friction drags it along the tangent.
-
-A task is three things: data (the goal fields of `Tables`), a success test (`success`) and an expert
-(`stroke`). A new kind of task adds to these three and to language.py; no model code knows of tasks.
+A table is the square [-1.2, 1.2]^2, with x to the right and y down, as in a picture. A raised finger passes
+over pucks, and a pressed one pushes them. An action is a waypoint (x, y, press): where the finger should be
+one step from now, and whether it is pressed (press > 0). Contact is quasi-static: pucks do not slide on.
+A task is data (the goal fields of `Tables`), a success test (`success`) and an expert (`stroke`). A new kind
+of task adds to these and to language.py. No model code knows of tasks.
 
 Try it: python -m nano_ki.world          Read next: render.py
 """
@@ -20,15 +18,13 @@ PUCK = .22           # contact radius of a puck, whatever its shape
 FINGER = .08         # radius of the finger
 REACH = .45          # the finger moves at most this far in one step
 SUBSTEPS = 4         # contact is solved this often in one step
-PASSES = 3           # and this often among pucks and walls: each halves what a wall makes overlap
+PASSES = 3           # pucks are parted this often in one substep; each pass halves what a wall makes overlap
 FRICTION = 1.        # Coulomb: tangential drag <= FRICTION * normal displacement
 NEAR = .15           # success: the target's centre is this close to its goal
-HORIZON = 80         # steps allowed for one task
+HORIZON = 80         # steps allowed for one task, at control rate 1
 STEPS = 16           # waypoints in one stroke of the expert (a chunk), at control rate 1
-TRIES = 2000         # draws of a scene before it is given up
-TOUCH = PUCK + FINGER
-PUCK_LIMIT, FINGER_LIMIT = HALF - PUCK, HALF - FINGER
-
+TRIES = 2000         # a scene is given up after so many draws
+TOUCH, PUCK_LIMIT, FINGER_LIMIT = PUCK + FINGER, HALF - PUCK, HALF - FINGER
 COLOURS = ("red", "green", "blue", "yellow", "cyan", "purple", "orange", "pink")
 SHAPES = ("disc", "square", "triangle", "star", "cross", "ring")
 SIDES = ("left", "right", "top", "bottom")     # goals that the word alone gives away
@@ -36,31 +32,22 @@ PADS = ("dot", "frame")                        # goals that only the camera show
 GOALS = SIDES + PADS
 PLACES = np.array([(-.9, 0), (.9, 0), (0, -.9), (0, .9)], np.float32)  # of SIDES, in order
 
-
 def kinds(colours, shapes):
     """All (colour, shape) index pairs of these names, as an int array [n, 2]."""
     return np.array([(COLOURS.index(c), SHAPES.index(s)) for c in colours for s in shapes])
 
-
-def _test_sets():
-    four = np.array([(COLOURS.index(c), SHAPES.index(s)) for c, s in (
-        ("red", "star"), ("green", "square"), ("blue", "disc"), ("yellow", "triangle"))])
-    old_c, new_c = ("red", "green", "blue", "yellow"), ("cyan", "purple", "orange", "pink")
-    old_s, new_s = ("star", "square", "disc", "triangle"), ("cross", "ring")
-    old = kinds(old_c, old_s)
-    twelve = old[~(old[:, None] == four).all(-1).any(1)]
-    return {"seen": twelve, "recombined": four, "new_colour": kinds(new_c, old_s), "new_shape": kinds(old_c, new_s),
-            "new_both": kinds(new_c, new_s), "all": kinds(COLOURS, SHAPES),
-            "3": four[:3], "4": four, "8": np.concatenate((four, twelve[[0, 4, 8, 9]])), "16": old}
-
-
-KINDS = _test_sets()                           # which objects exist in which set of scenes
+OLD_SHAPES, NEW_SHAPES = ("star", "square", "disc", "triangle"), ("cross", "ring")
+SIXTEEN = kinds(COLOURS[:4], OLD_SHAPES)
+FOUR, TWELVE = SIXTEEN[::5], np.delete(SIXTEEN, np.s_[::5], 0)      # FOUR: each colour and each shape once
+KINDS = {"seen": TWELVE, "recombined": FOUR,   # which kinds of object exist in which set of scenes
+         "new_colour": kinds(COLOURS[4:], OLD_SHAPES), "new_shape": kinds(COLOURS[:4], NEW_SHAPES),
+         "new_both": kinds(COLOURS[4:], NEW_SHAPES), "all": kinds(COLOURS, SHAPES),
+         "3": FOUR[:3], "4": FOUR, "8": np.concatenate((FOUR, TWELVE[[0, 4, 8, 9]])), "16": SIXTEEN}
 TEST_SETS = ("seen", "recombined", "new_colour", "new_both")
-
 
 @dataclass
 class Tables:
-    """B tables at one moment. float32 and int arrays, leading axis B; P pucks each."""
+    """B tables at one moment, with P pucks each. Places are float32, in table units."""
     puck: np.ndarray      # [B, P, 2] centres
     kind: np.ndarray      # [B, P, 2] (colour, shape) indices
     finger: np.ndarray    # [B, 2]
@@ -68,7 +55,7 @@ class Tables:
     target: np.ndarray    # [B] which puck the command means
     goal: np.ndarray      # [B] index into GOALS: the word that names where to push it
     pads: np.ndarray      # [B, 2] index into PLACES of the dot and of the frame, -1 where absent
-    goal_xy: np.ndarray   # [B, 2] where that is
+    goal_xy: np.ndarray   # [B, 2] the place that the goal's word means
 
     def __len__(self):
         return len(self.puck)
@@ -81,186 +68,141 @@ class Tables:
         """[B, 2] centre of the target puck."""
         return self.puck[np.arange(len(self)), self.target]
 
-
 def join(parts):
     """One `Tables` from several, in order."""
     return Tables(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Tables)))
 
-
 def sample(rng, batch, kind_set=None, goals="sides", pucks=3):
-    """`batch` new scenes. rng: numpy Generator; kind_set: int [n, 2] (default all 48 kinds), n >= pucks.
-
-    Never two pucks of one kind; in 60 % of the scenes another puck shares the target's colour or its
-    shape (where `kind_set` has such), so that both words matter. goals: "sides" | "pads" | "mixed".
-    """
+    """Draw `batch` new scenes as Tables. No two pucks of a scene are of one kind. In 60 % of the scenes a
+    second puck is made to share the target's colour or shape (where kind_set has such), so that both words
+    matter. rng: numpy Generator; kind_set: int [n, 2], n >= pucks (default: all 48 kinds); goals: "sides",
+    "pads" or "mixed". ValueError for another word in `goals`, and for more pucks than kinds or places."""
     kind_set = KINDS["all"] if kind_set is None else np.asarray(kind_set)
     if goals not in ("sides", "pads", "mixed"):
         raise ValueError(f"goals is {goals!r}; it must be 'sides', 'pads' or 'mixed'")
     if len(kind_set) < pucks:
-        raise ValueError(f"{len(kind_set)} kinds of object cannot fill {pucks} places without repeats")
+        raise ValueError(f"{len(kind_set)} kinds cannot fill {pucks} places without repeats; ask for fewer")
     rows = np.arange(batch)
-    key = rng.random((batch, len(kind_set)))            # the largest keys win
-    chosen = [key.argmax(1)]
-    related = (kind_set[chosen[0]][:, None] == kind_set).any(-1)
-    bonus = related * (rng.random((batch, 1)) < .6)     # for the second puck only
-    for i in range(1, pucks):
-        key[rows, chosen[-1]] = -9
-        chosen.append((key + bonus if i == 1 else key).argmax(1))
-    kind = kind_set[np.stack(chosen, 1)]
+    key = rng.random((batch, len(kind_set)))            # the target's kind has the largest key
+    related = (kind_set[key.argmax(1)][:, None] == kind_set).any(-1) & (rng.random((batch, 1)) < .6)
+    first_two = (key + related).argsort(1)[:, -2:]      # a related kind comes second
+    key[rows[:, None], first_two] += 1                  # the target keeps the largest key
+    kind = kind_set[key.argsort(1)[:, ::-1][:, :pucks]]
 
-    pads = np.full((batch, 2), -1)
-    goal = rng.integers(4, size=batch)
+    pads, goal = np.full((batch, 2), -1), rng.integers(4, size=batch)
     if goals != "sides":
         pads = rng.random((batch, 4)).argsort(1)[:, :2]
         to_pad = rng.random(batch) < (1. if goals == "pads" else .5)
         goal = np.where(to_pad, rng.integers(4, 6, size=batch), goal)
     goal_xy = PLACES[np.where(goal < 4, goal, pads[rows, np.maximum(goal - 4, 0)])]
 
-    xy = np.empty((batch, pucks, 2), np.float32)
-    todo = rows
-    for _ in range(TRIES):    # rejection: pucks apart, the goal and the place behind the target free
+    xy, todo = np.empty((batch, pucks, 2), np.float32), rows
+    for _ in range(TRIES):      # pucks stand apart; the goal and the place behind the target are free
+        xy[todo] = rng.uniform(-.8, .8, (len(todo), pucks, 2))
+        landing = _behind(xy[todo, 0], goal_xy[todo])[0]
+        gap = (np.linalg.norm(xy[todo, :, None] - xy[todo, None], axis=-1) + 9 * np.eye(pucks)).min((1, 2))
+        to_goal = np.linalg.norm(xy[todo] - goal_xy[todo, None], axis=-1).min(1)
+        to_landing = np.linalg.norm(xy[todo] - landing[:, None], axis=-1).min(1)
+        todo = todo[(gap < 2 * PUCK + .08) | (to_goal < 2 * PUCK) | (to_landing < TOUCH + .02)]
         if not len(todo):
             break
-        xy[todo] = rng.uniform(-.8, .8, (len(todo), pucks, 2))
-        gap = np.linalg.norm(xy[todo, :, None] - xy[todo, None], axis=-1) + 9 * np.eye(pucks)
-        to_goal = np.linalg.norm(xy[todo] - goal_xy[todo, None], axis=-1)
-        landing = _behind(xy[todo, 0], goal_xy[todo])[0]
-        to_landing = np.linalg.norm(xy[todo] - landing[:, None], axis=-1)
-        todo = todo[(gap.min((1, 2)) < 2 * PUCK + .08) | (to_goal.min(1) < 2 * PUCK)
-                    | (to_landing.min(1) < TOUCH + .02)]
-    if len(todo):
+    else:
         raise ValueError(f"{pucks} pucks find no place on the table, in {TRIES} tries; ask for fewer")
     order = rng.random((batch, pucks)).argsort(1)       # so that the target is not always puck 0
-    return Tables(np.take_along_axis(xy, order[..., None], 1),
-                  np.take_along_axis(kind, order[..., None], 1),
-                  rng.uniform(-1.1, 1.1, (batch, 2)).astype(np.float32), np.zeros(batch, bool),
-                  order.argmin(1), goal, pads, goal_xy)
-
+    xy, kind = (np.take_along_axis(a, order[..., None], 1) for a in (xy, kind))
+    finger = rng.uniform(-1.1, 1.1, (batch, 2)).astype(np.float32)
+    return Tables(xy, kind, finger, np.zeros(batch, bool), order.argmin(1), goal, pads, goal_xy)
 
 def _behind(puck, goal):
-    """Where the finger lands to push puck [B, 2] to goal [B, 2]; the unit vector; the distance."""
+    """Where the finger lands to push puck [B, 2] to goal [B, 2]; the unit vector and distance to the goal."""
     dist = np.linalg.norm(goal - puck, axis=-1, keepdims=True)
     u = (goal - puck) / np.maximum(dist, 1e-3)
-    limit = np.float32(FINGER_LIMIT)
-    return np.clip(puck - u * (TOUCH + .04), -limit, limit), u, dist[:, 0]
-
+    return np.clip(puck - u * (TOUCH + .04), -FINGER_LIMIT, FINGER_LIMIT), u, dist
 
 def step(tables, action, rate=1):
-    """Advance all tables by one step, in place. action: float [B, 3] = (x, y, press > 0).
-
-    Lowering the finger onto a puck does nothing (it stays raised); raising is immediate. rate: so many
-    steps do the work of one at rate 1, each goes 1 / rate as far at most.
-    """
+    """Advance all tables by one step, in place. ValueError for an action that is not finite [B, 3].
+    action: (x, y, press > 0). A finger that is lowered onto a puck stays raised. Raising is immediate.
+    rate: so many steps do the work of one at rate 1, and each goes at most REACH / rate far."""
     action = np.asarray(action, np.float32)
-    if action.shape != (len(tables), 3) or not np.isfinite(action).all():
-        raise ValueError(f"action has shape {action.shape}"
-                         f"{'' if np.isfinite(action).all() else ' and is not finite'}; "
-                         f"wanted finite ({len(tables)}, 3): x, y, press")
-    # One contiguous row per puck: the arithmetic below is on vectors over the batch.
-    px, py = (np.ascontiguousarray(tables.puck[:, :, i].T) for i in (0, 1))
-    fx, fy = (np.ascontiguousarray(tables.finger[:, i]) for i in (0, 1))
-    mx = np.clip(action[:, 0], -FINGER_LIMIT, FINGER_LIMIT) - fx
-    my = np.clip(action[:, 1], -FINGER_LIMIT, FINGER_LIMIT) - fy
+    shape, finite = (len(tables), 3), np.isfinite(action).all()
+    if action.shape != shape or not finite:
+        raise ValueError(f"action is {action.shape}, finite: {finite}; wanted finite {shape}: x, y, press")
+    # Coordinates first, batch last: the arithmetic below is on contiguous vectors over the batch.
+    puck, finger = tables.puck.transpose(2, 1, 0).copy(), tables.finger.T.copy()
+    motion = np.clip(action[:, :2].T, -FINGER_LIMIT, FINGER_LIMIT) - finger
     substeps = max(1, SUBSTEPS // rate)
-    scale = np.minimum(1, REACH / rate / np.maximum(np.sqrt(mx * mx + my * my), 1e-3)) / substeps
-    mx, my = mx * scale, my * scale
+    motion *= np.minimum(1, REACH / rate / np.maximum(np.linalg.norm(motion, axis=0), 1e-3)) / substeps
     press = action[:, 2] > 0
-    down = np.flatnonzero(tables.pressed & press)       # only these can touch anything
-    up = np.flatnonzero(~(tables.pressed & press))
-    fx[up] += substeps * mx[up]
-    fy[up] += substeps * my[up]
-    if len(down):
-        px[:, down], py[:, down], fx[down], fy[down] = _push(
-            px[:, down], py[:, down], fx[down], fy[down], mx[down], my[down], substeps)
-    clear = ((px - fx) ** 2 + (py - fy) ** 2 >= TOUCH ** 2).all(0)
+    down = tables.pressed & press                       # only these fingers can touch anything
+    finger[:, ~down] += substeps * motion[:, ~down]
+    if down.any():
+        moved = _push(*puck[:, :, down], *finger[:, down], *motion[:, down], substeps)
+        puck[:, :, down], finger[:, down] = moved[:2], moved[2:]
+    clear = (((puck - finger[:, None]) ** 2).sum(0) >= TOUCH ** 2).all(0)
     tables.pressed = press & (tables.pressed | clear)
-    tables.puck = np.stack((px.T, py.T), -1)
-    tables.finger = np.stack((fx, fy), -1)
-
+    tables.puck, tables.finger = puck.transpose(2, 1, 0).copy(), finger.T.copy()
 
 def _push(px, py, fx, fy, mx, my, substeps):
-    """Contact for tables whose finger is down. p [P, b], f [b], m [b] motion a substep."""
-    pairs = list(combinations(range(len(px)), 2))
+    """Contact where the finger is down: pucks p [P, b], fingers f [b], their motion m [b] in each substep."""
+    puck, finger, motion = np.stack((px, py)), np.stack((fx, fy)), np.stack((mx, my))
     for _ in range(substeps):
-        fx, fy = fx + mx, fy + my
-        dx, dy = px - fx, py - fy
-        dist = np.maximum(np.sqrt(dx * dx + dy * dy), 1e-3)
-        deep = np.maximum(TOUCH - dist, 0)              # penetration = normal displacement
-        nx, ny = dx / dist, dy / dist
-        drag = np.clip(my * nx - mx * ny, -FRICTION * deep, FRICTION * deep) * (deep > 0)
-        px = px + deep * nx - drag * ny                 # tangent = (-ny, nx)
-        py = py + deep * ny + drag * nx
-        for _ in range(PASSES):                         # pucks part evenly; walls clamp
-            for a, b in pairs:
-                dx, dy = px[b] - px[a], py[b] - py[a]
-                dist = np.maximum(np.sqrt(dx * dx + dy * dy), 1e-3)
-                part = np.maximum(2 * PUCK - dist, 0) / (2 * dist)
-                dx, dy = dx * part, dy * part
-                px[a] -= dx
-                py[a] -= dy
-                px[b] += dx
-                py[b] += dy
-            np.clip(px, -PUCK_LIMIT, PUCK_LIMIT, out=px)
-            np.clip(py, -PUCK_LIMIT, PUCK_LIMIT, out=py)
-        dx, dy = fx - px, fy - py                       # a puck that a wall holds stops the finger
-        dist = np.maximum(np.sqrt(dx * dx + dy * dy), 1e-3)
-        back = np.maximum(TOUCH - dist, 0) / dist
-        fx = np.clip(fx + (dx * back).sum(0), -FINGER_LIMIT, FINGER_LIMIT)
-        fy = np.clip(fy + (dy * back).sum(0), -FINGER_LIMIT, FINGER_LIMIT)
-    return px, py, fx, fy
+        finger = finger + motion
+        way, dist, deep = _overlap(finger[:, None], puck, TOUCH)    # deep: the displacement along the normal
+        normal = way / dist
+        tangent = np.stack((-normal[1], normal[0]))
+        drag = np.clip((motion[:, None] * tangent).sum(0), -FRICTION * deep, FRICTION * deep)   # Coulomb
+        puck = puck + deep * normal + drag * tangent
+        for _ in range(PASSES):                                     # pucks part evenly, walls clamp
+            for a, b in combinations(range(len(px)), 2):
+                way, dist, deep = _overlap(puck[:, a], puck[:, b], 2 * PUCK)
+                part = way * (deep / (2 * dist))
+                puck[:, a] -= part
+                puck[:, b] += part
+            np.clip(puck, -PUCK_LIMIT, PUCK_LIMIT, out=puck)
+        way, dist, deep = _overlap(puck, finger[:, None], TOUCH)    # a puck at a wall stops the finger
+        finger = np.clip(finger + (way * (deep / dist)).sum(1), -FINGER_LIMIT, FINGER_LIMIT)
+    return *puck, *finger
 
+def _overlap(a, b, apart):
+    """The way from a to b [2, ...], its length, and the depth by which a and b are closer than `apart`."""
+    way = b - a
+    dist = np.maximum(np.sqrt((way * way).sum(0)), 1e-3)
+    return way, dist, np.maximum(apart - dist, 0)
 
 def success(tables):
     """[B] bool: the target is at its goal."""
     return np.linalg.norm(tables.target_xy() - tables.goal_xy, axis=-1) < NEAR
 
-
 def stroke(tables, rate=1):
-    """The expert: one smooth stroke from here. Returns float32 [B, rate * STEPS, 3] waypoints (x, y, +-1).
-
-    Reach the point behind the target (as seen from the goal) raised, lower, push until the target
-    would be at the goal. Each segment is minimum-jerk in time: its shape is the same whatever its
-    length, so that few numbers describe it.
-    """
+    """The expert: one smooth stroke from here. Returns waypoints (x, y, +-1), float32 [B, rate * STEPS, 3].
+    The raised finger goes to the point behind the target, as seen from the goal. It is lowered there, and
+    pushes until the target is at the goal. Each segment is minimum-jerk in time: its shape is the same
+    whatever its length, so that few numbers describe it."""
     puck, goal, finger = tables.target_xy(), tables.goal_xy, tables.finger
     behind, u, dist = _behind(puck, goal)
-    finish = goal - u * TOUCH
-    along = ((puck - finger) * u).sum(-1)
-    aside = np.abs((finger - puck)[:, 0] * u[:, 1] - (finger - puck)[:, 1] * u[:, 0])
-    ready = np.linalg.norm(finger - behind, axis=-1) < .06
+    away, pressed = finger - puck, tables.pressed[:, None]
+    aside = np.abs(away[:, :1] * u[:, 1:] - away[:, 1:] * u[:, :1])
     done = dist < .6 * NEAR
-    push_on = tables.pressed & (aside < .12) & (along > .15)
-    # (steps to reach `behind`, steps to lower, steps to push); the rest of the chunk is raised
-    plan = np.select([done, push_on, ready & ~tables.pressed], [0, 1, 2], 3)
-    travel, lower, push = (rate * np.array(v)[plan] for v in ((0, 0, 0, 5), (0, 0, 1, 1), (0, 10, 10, 10)))
-    start = np.where((plan == 1)[:, None], finger, behind)
+    push_on = pressed & (aside < .12) & ((away * u).sum(-1, keepdims=True) < -.15)
+    ready = ~pressed & (np.linalg.norm(finger - behind, axis=-1, keepdims=True) < .06)
+    # Steps to reach `behind`, to lower the finger and to push. It is raised for the rest of the chunk.
+    steps = rate * np.select([done, push_on, ready], [(0, 0, 0), (0, 0, 10), (0, 1, 10)], (5, 1, 10))
+    travel, lower, push = steps.T[..., None]
+    start, finish = np.where(done | push_on, finger, behind), np.where(done, finger, goal - u * TOUCH)
     k = np.arange(1, rate * STEPS + 1)
-    a = _min_jerk(np.minimum(k / np.maximum(travel, 1)[:, None], 1))[..., None]
-    b = (k - (travel + lower)[:, None]) / np.maximum(push, 1)[:, None]
-    s = _min_jerk(np.clip(b, 0, 1))[..., None]
-    reach = finger[:, None] + a * (behind - finger)[:, None]
-    xy = np.where((k <= travel[:, None])[..., None], reach,
-                  start[:, None] + s * (finish - start)[:, None])
-    press = np.where((k > travel[:, None]) & (b <= 1), 1., -1.)
-    xy = np.where((plan == 0)[:, None, None], finger[:, None], xy)
-    press = np.where((plan == 0)[:, None], -1., press)
+    pushed = (k - travel - lower) / np.maximum(push, 1)                 # share of the push, [B, rate * STEPS]
+    a, b = (_min_jerk(np.clip(t, 0, 1))[..., None] for t in (k / np.maximum(travel, 1), pushed))
+    xy = np.where((k <= travel)[..., None], finger[:, None] + a * (behind - finger)[:, None],
+                  start[:, None] + b * (finish - start)[:, None])
+    press = np.where((k > travel) & (pushed <= 1) & ~done, 1, -1)
     return np.concatenate((xy, press[..., None]), -1).astype(np.float32)
-
 
 def _min_jerk(t):
     return t ** 3 * (10 - 15 * t + 6 * t * t)
 
-
-def main():
-    tables = sample(np.random.default_rng(0), 2000)
-    done = np.zeros(2000, bool)
-    for _ in range(HORIZON // 8):
-        chunk = stroke(tables)
-        for action in chunk[:, :8].swapaxes(0, 1):
-            step(tables, action)
-            done |= success(tables)
-    print(f"puck {tables.puck.shape}  stroke {chunk.shape}  expert succeeds on {done.mean():.3f}")
-
-
 if __name__ == "__main__":
-    main()
+    tables = sample(np.random.default_rng(0), 2000)
+    chunk = stroke(tables)
+    for action in chunk.swapaxes(0, 1):
+        step(tables, action)
+    print(f"puck {tables.puck.shape}, stroke {chunk.shape}; a stroke succeeds: {success(tables).mean():.3f}")

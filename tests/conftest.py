@@ -1,5 +1,10 @@
+import io
+import os
+import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,6 +16,23 @@ torch.set_num_threads(1)      # small tensors: one thread is as fast, and leaves
 # Settings small enough for a test: no shipped VLM, few demonstrations, tiny networks.
 TINY = dict(device="cpu", preset="laptop", vlm="", vlm_width=32, vit_depth=1, depth=2, expert_width=32,
             episodes=60, batch=8, vlm_samples=4, flow_draws=2, scenes=4, check_every=0, warmup=2)
+
+
+def command(module, *args, text=""):
+    """`python -m module args`, in this process: starting another one costs seconds. Returns returncode, stdout, stderr."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    here, code = os.getcwd(), 0
+    os.chdir(ROOT)
+    try:
+        with patch.multiple(sys, argv=[module, *map(str, args)], stdin=io.StringIO(text), stdout=out, stderr=err):
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        if isinstance(stop.code, str):
+            err.write(stop.code + "\n")
+    finally:
+        os.chdir(here)
+    return SimpleNamespace(returncode=code, stdout=out.buffer.getvalue().decode(), stderr=err.buffer.getvalue().decode())
 
 
 @pytest.fixture(scope="session")

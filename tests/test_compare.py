@@ -13,7 +13,7 @@ from nano_ki import checkpoint, episodes, evaluate, language, probe, train, worl
 from nano_ki import config as configuration
 from nano_ki.language import BLANK, COLOUR, FIRST_FAST, PAD, SHAPE
 from nano_ki.model import VLA
-from tutorials.studies import compare, more
+from tutorials.studies import compare, more, watched
 from tutorials.studies.leak import Leaky
 
 SMALL = ["--steps", "2", "--episodes", "60", "--batch", "8", "--scenes", "2", "--check-every", "0"]
@@ -122,7 +122,7 @@ def test_restricted_answers_stay_in_their_category(tiny, data):
 
 def test_pull_is_what_the_losses_would_do_without_the_stop(model, batch):
     assert model.insulate
-    pulled = probe.pull(model, batch)
+    pulled = watched.pull(model, batch)
     assert model.insulate and all(p.grad is None for p in model.parameters())
     model.insulate = False
     norms = probe.gradient_norms(model, batch)["flow"]

@@ -2,11 +2,9 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from conftest import command
 
 from tutorials import check
 
@@ -178,9 +176,8 @@ def test_every_stub_says_its_task_its_rule_and_how_to_check():
 
 
 def test_the_ladder():
-    done = subprocess.run([sys.executable, "-m", "tutorials.check", "--all"], cwd=ROOT, text=True, capture_output=True, timeout=120)
+    done = command("tutorials.check", "--all")
     assert done.returncode == 1 and done.stdout.count("[ ]") == len(RIGHT) and f"0 of {len(RIGHT)}" in done.stdout
-    done = subprocess.run([sys.executable, "-m", "tutorials.check", "04.1", "--json"], cwd=ROOT, text=True, capture_output=True, timeout=60)
+    done = command("tutorials.check", "04.1", "--json")
     assert json.loads(done.stdout)[0]["number"] == "04.1"
-    assert "no exercise 99" in subprocess.run([sys.executable, "-m", "tutorials.check", "99"], cwd=ROOT, text=True,
-                                              capture_output=True, timeout=60).stderr
+    assert "no exercise 99" in command("tutorials.check", "99").stderr

@@ -1,11 +1,9 @@
 """The detach lab: seven placements on the real model, locked answers, a score that means something."""
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import command
 
 from nano_ki import decoder, probe, vit
 from tutorials import lab_detach as lab
@@ -40,8 +38,7 @@ def answered(facts, flip=(), sure=90):
 
 
 def run(*args, text=None):
-    return subprocess.run([sys.executable, "-m", "tutorials.lab_detach", *map(str, args)], cwd=ROOT, text=True, input=text,
-                          capture_output=True, timeout=60)
+    return command("tutorials.lab_detach", *args, text=text or "")
 
 
 def test_the_placements_differ_as_the_paragraphs_say(facts, real):

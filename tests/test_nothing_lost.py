@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, command
 
 from nano_ki import checkpoint, evaluate, fast, language, train
 from nano_ki import config as configuration
@@ -404,8 +404,7 @@ def test_every_command_refuses_rubbish_in_one_line(tmp_path):
                ["nano_ki.train", "--vlm", tmp_path / "e.npz", "--out", tmp_path / "new"],
                ["tutorials.studies.bench", "--vlm", "nowhere.pt"], ["tutorials.studies.compare", "--seeds", "x"]]
     for module, *args in rubbish:
-        done = subprocess.run([sys.executable, "-m", module, *map(str, args)], cwd=ROOT, text=True,
-                              capture_output=True, timeout=120)
+        done = command(module, *args)
         assert done.returncode in (1, 2) and "error: " in done.stderr and "Traceback" not in done.stderr, (module, args,
                                                                                                            done.stderr)
 

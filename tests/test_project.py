@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command
 
 from nano_ki import config, train
 
@@ -36,11 +36,10 @@ def test_no_socket_is_opened():
 
 
 def test_every_file_demonstrates_itself(tmp_path):
-    for name in ("world", "render", "language", "episodes", "vit", "decoder", "flow", "expert", "draw"):
-        args = [str(tmp_path / f"{name}.png")] if name in ("render", "draw") else []
-        done = subprocess.run([sys.executable, "-m", f"nano_ki.{name}", *args], cwd=ROOT, text=True,
-                              capture_output=True, timeout=120)
-        assert done.returncode == 0 and done.stdout.strip() or name == "draw", (name, done.stderr)
+    for name in ("world", "render", "language", "episodes", "vit", "decoder", "flow", "expert"):
+        args = [str(tmp_path / f"{name}.png")] if name == "render" else []
+        done = command(f"nano_ki.{name}", *args)
+        assert done.returncode == 0 and done.stdout.strip(), (name, done.stderr)
 
 
 def test_size():
@@ -60,7 +59,7 @@ def test_only_the_studies_heading_holds_what_studies_set():
     assert order[0] == "The method" and order[-1].startswith("Studies") and len(order) >= 6
     assert {"insulate", "fast_loss", "flow_loss", "vlm_samples", "alpha", "flow_draws"} <= {f for f, h in heading.items() if h == "The method"}
     assert {f for f, h in heading.items() if h == order[-1]} == {"tokens", "expert_from", "state", "blind", "validate"}
-    said = subprocess.run([sys.executable, "-m", "nano_ki.train", "--help"], cwd=ROOT, text=True, capture_output=True).stdout
+    said = command("nano_ki.train", "--help").stdout
     assert all(f"\n{h}:\n" in said for h in order)
 
 
@@ -77,14 +76,14 @@ def test_readmes_commands_run(tmp_path):
              "tutorials.studies.compare": "--arms frozen --steps 2 --episodes 60 --batch 8 --scenes 2 --results {tmp}/c{i}.jsonl --folder {tmp}/c{i}",
              "tutorials.studies.report": "", "tutorials.studies.bench": "--episodes 60 --batch 8 --vlm-samples 4"}
     ran = set()
-    for i, command in enumerate(readme_commands()):
-        _, _, name, *words = shlex.split(command)
+    for i, line in enumerate(readme_commands()):
+        _, _, name, *words = shlex.split(line)
         if name in ("pytest", "tutorials.studies.fast"):     # (fast has tests of its own, and needs a file)
             continue
         words = [str(tmp_path / "run0") if w == "runs/ki-001" else w for w in words]
         done = subprocess.run([sys.executable, "-m", name, *words, *small[name].format(tmp=tmp_path, i=i).split()], cwd=ROOT,
                               text=True, capture_output=True, timeout=300)
-        assert done.returncode == 0, (command, done.stderr[-2000:])
+        assert done.returncode == 0, (line, done.stderr[-2000:])
         ran.add(name)
     assert ran == set(small) and (tmp_path / "run0" / "report.html").exists()
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, command
 
 from nano_ki import checkpoint, draw, evaluate, language, probe, train, world
 from nano_ki import config as configuration
@@ -120,8 +120,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path, tiny):
 
 
 def cli(*args, module="train"):
-    return subprocess.run([sys.executable, "-m", f"nano_ki.{module}", *args], cwd=ROOT, text=True,
-                          capture_output=True, timeout=120)
+    return command(f"nano_ki.{module}", *args)
 
 
 @pytest.mark.parametrize("args, says", [

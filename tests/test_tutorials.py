@@ -1,11 +1,9 @@
 """No page can rot: each runs as it says, quotes what stands in the code, and leads on to the next."""
 import json
 import re
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command
 
 from tutorials import check, run
 
@@ -14,7 +12,7 @@ PAGES = run.pages()
 
 @pytest.mark.parametrize("number", sorted(PAGES))
 def test_a_page_does_what_it_says(number):
-    done = subprocess.run([sys.executable, "-m", "tutorials.run", number], cwd=ROOT, text=True, capture_output=True, timeout=60)
+    done = command("tutorials.run", number)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
 
 
@@ -72,6 +70,6 @@ def test_a_page_as_a_notebook(tmp_path):
     code = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
     assert code == [b.strip("\n") for language, options, b, _ in run.blocks(PAGES["04"].read_text()) if language == "python" and not options]
     out = tmp_path / "page.ipynb"
-    subprocess.run([sys.executable, "-m", "tutorials.run", "04", "--notebook", str(out)], cwd=ROOT, check=True, timeout=60)
+    assert command("tutorials.run", "04", "--notebook", out).returncode == 0
     assert json.loads(out.read_text()) == book
     assert not list(ROOT.glob("tutorials/*.ipynb"))

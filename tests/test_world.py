@@ -18,7 +18,7 @@ def test_random_actions_keep_tables_sane():
         assert np.isfinite(tables.puck).all() and np.isfinite(tables.finger).all()
         assert np.abs(tables.puck).max() <= world.PUCK_LIMIT + 1e-6
         assert np.abs(tables.finger).max() <= world.FINGER_LIMIT + 1e-6
-    d = np.linalg.norm(tables.puck[:, :, None] - tables.puck[:, None], axis=-1)[(slice(None), *np.triu_indices(3, 1))]
+    d = np.linalg.norm(tables.puck[:, :, None] - tables.puck[:, None], axis=-1)[:, [0, 0, 1], [1, 2, 2]]
     assert (d > 2 * world.PUCK - .05).mean() > .98      # pucks overlap only where walls wedge them
     assert d.min() > world.PUCK
 

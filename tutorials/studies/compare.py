@@ -45,7 +45,8 @@ ARMS = {
     "reference": (["--kinds", "all"], "ki, demonstrations of all 48 kinds"),
     "blind": (["--recipe", "frozen", "--blind"], "frozen, and not told the object and the goal"),
 }
-PROGRAMS = {"leak": "tutorials.studies.leak"}   # what trains an arm, if not nano_ki.train
+PROGRAMS = {"leak": "tutorials.studies.leak"}   # what trains an arm, if not the next
+TRAIN = "tutorials.studies.watched"            # nano_ki.train that measures gradients on the way
 QUICK = ("ki", "pi0", "frozen")                # for --quick, with
 QUICK_STEPS = 800                              # a quarter of an hour on two slow cores
 GRID = (.001, .003, .01, .03)                  # VLM rates (Muon and AdamW alike) of --search
@@ -78,8 +79,8 @@ def run(arm, seed, flags, results, root, threads):
         return not done.returncode
     command = [*ARMS[arm][0], *flags, "--seed", str(seed)]
     if not (out / "summary.json").exists():
-        begun = any((out / name).exists() for name in (checkpoint.LATEST, checkpoint.BEFORE))
-        if not call(PROGRAMS.get(arm, "nano_ki.train"), *(["--resume"] if begun else [*command, "--overwrite"]), "--out", str(out)):
+        begun = checkpoint.there(out)
+        if not call(PROGRAMS.get(arm, TRAIN), *(["--resume"] if begun else [*command, "--overwrite"]), "--out", str(out)):
             return False
     searching = "--validate" in flags
     if not searching and not (out / "more.json").exists() and not call("tutorials.studies.more", str(out)):

@@ -6,6 +6,7 @@ the robot acts: the training loss is wonderful, and the policy fails.
 from nano_ki import config as configuration
 from nano_ki import program, train
 from nano_ki.model import VLA
+from tutorials.studies.watched import watch
 
 
 class Leaky(VLA):
@@ -26,7 +27,7 @@ def main():
     config = configuration.parse(description=__doc__)
     if not (config.fast_loss and config.flow_loss):
         raise ValueError("there is nothing to leak without --fast-loss and --flow-loss")
-    train.train(config, policy=Leaky)
+    train.train(config, policy=Leaky, watch=watch)
 
 
 if __name__ == "__main__":
