@@ -167,8 +167,9 @@ def in_bounds(values, names):
     """ValueError for the first of these {name: number} that is out of its BOUNDS."""
     for name in names:
         low, high = BOUNDS[name]
-        wanted = "above 0" if values[name] <= 0 < low else "in bounds"
-        refuse(not low <= values[name] <= high, f"{flag(name)} is {values[name]}, not {wanted}: {NOTES[name]}")
+        wanted = "above 0" if low > 0 else "0 or more"
+        refuse(not low <= values[name] <= high,
+               f"{flag(name)} is {values[name]}; it must be {wanted} and within its bounds: {NOTES[name]}")
 
 def check(c):
     """c itself. ValueError if a value is out of bounds or two of them clash."""

@@ -140,8 +140,7 @@ def command(text, goals):
     prompt = language.parse(text)
     refuse(prompt[language.VERB] != language.ID["push"], f"{text!r} is no command; say 'push the COLOUR SHAPE to the GOAL'")
     goal = prompt[language.GOAL] - language.GOAL0
-    known = {"sides": world.SIDES, "pads": world.PADS, "mixed": world.GOALS}[goals]
-    name = world.GOALS[goal]
+    known, name = {"sides": world.SIDES, "pads": world.PADS, "mixed": world.GOALS}[goals], world.GOALS[goal]
     refuse(name not in known, f"this policy's world has no {name}; its goals: {', '.join(known)}")
     return prompt[[language.COLOUR, language.SHAPE]] - (language.COLOUR0, language.SHAPE0), goal
 

@@ -168,8 +168,8 @@ def main():
     configuration.in_bounds({"steps": steps}, ["steps"])
     configuration.refuse(not 1e-9 <= rate <= 10, f"--rate is {rate}; it must be above 0: 1e-09 to 10")
     config = configuration.make(**args)
-    made = pretrain(config, out, steps, config.batch, config.seed, rate, start)
-    say(json.dumps(made, indent=1) if made else "")
+    if made := pretrain(config, out, steps, config.batch, config.seed, rate, start):
+        say(json.dumps(made, indent=1))
 
 if __name__ == "__main__":
     program.run(main, files=True)

@@ -47,10 +47,9 @@ def shares(shards):
     return range(rank, shards, size)
 
 def total(value, device):
-    """The sum of a number over all ranks."""
+    """The sum of a number over all ranks, in float64 where the device has it (counts of tokens must be exact)."""
     if not several():
         return value
-    # (float64 where a device has it: token counts must be exact)
     value = torch.tensor(value, dtype=torch.float32 if device == "mps" else torch.float64, device=device)
     dist.all_reduce(value)
     return value.item()

@@ -279,8 +279,5 @@ def draw_curves(out):
                 ys.append(value)
     draw.curves(charts, out / "curves.png")
 
-def main():
-    train(configuration.parse(description=__doc__))
-
 if __name__ == "__main__":
-    program.run(main, files=True)
+    program.run(lambda: train(configuration.parse(description=__doc__)), files=True)
