@@ -49,8 +49,7 @@ def new_vlm(config, fast_vocab=0):
     return VLM(config.vlm_width, config.vit_depth, config.depth, config.image,
                language.FIRST_FAST + fast_vocab, language.SLOTS, language.ANSWER)
 
-def sizes(config):
-    """The settings that a stored VLM must share."""
+def sizes(config):                            # (that a stored VLM must share)
     return {name: getattr(config, name) for name in ("vlm_width", "vit_depth", "depth", "image")}
 
 def find(path):

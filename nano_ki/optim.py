@@ -48,8 +48,7 @@ def orthogonal(x, coefficients, steps):
     return x
 
 def optimisers(part, muon_rate, adam_rate):
-    """[Muon on the hidden matrices of a module, AdamW on the rest]: the rest touches words, actions, times and biases
-    directly. Each group keeps its rate in "peak", for `set_rate`."""
+    """[Muon on the hidden matrices of a module, AdamW on the rest]. Each group keeps its rate in "peak", for `set_rate`."""
     hidden, rest = [], []
     for name, p in part.named_parameters():
         if p.requires_grad:

@@ -108,17 +108,19 @@ def threads_kept():
 
 def fastest_threads(work, tries=3):
     """How many CPU threads do work() fastest now: on a busy machine two of them wait for each other. Each of 1, 2, 4, ...
-    threads, up to those that PyTorch has, does it a few times. The answer is rank 0's, on all ranks."""
+    threads, up to those that PyTorch has, does it a few times, or once, if that is slow. Rank 0's answer, on all ranks."""
     most, took = torch.get_num_threads(), {}
     with threads_kept():
-        for threads in sorted({most, *(2 ** k for k in range(most.bit_length()))}) if most > 1 else (1,):
+        for threads in sorted({most, *(2 ** k for k in range(most.bit_length()))}) if most > 1 else ():
             torch.set_num_threads(threads)
-            took[threads] = []
-            for _ in range(tries + 1 if most > 1 else 0):
+            for _ in range(tries):
                 start = time.perf_counter()
                 work()
-                took[threads].append(time.perf_counter() - start)
-    return agree(min(took, key=lambda threads: sum(sorted(took[threads])[:tries])))      # (a slow one may be chance)
+                seconds = time.perf_counter() - start
+                took[threads] = min(seconds, took.get(threads, seconds))
+                if seconds > 1.5 * took[1]:
+                    break
+    return agree(min(took, key=took.get, default=1))
 
 def losses_of(spread_model, batches, generators, pad, shards):
     """Yield the losses of this rank's batches, each as its share: summed over all batches of all ranks, they are what
