@@ -20,7 +20,7 @@ from nano_ki.config import Config, check, refuse
 from nano_ki.decoder import VLM
 from nano_ki.fast import FAST
 from nano_ki.model import VLA
-from nano_ki.program import ROOT, first_line, write_whole
+from nano_ki.program import ROOT, first_line, machine_gb, write_whole
 
 FORMAT, VLM_FORMAT = "nano_ki run 2", "nano_ki VLM 1"
 LATEST, BEFORE = "checkpoint.pt", "checkpoint-before.pt"
@@ -43,6 +43,13 @@ def stored(path, form, advice=""):
     except Exception as error:         # torch raises many kinds for a damaged or foreign file
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ValueError(f"{path} is not a whole {form!r} file ({reason}){advice}") from None
+
+def check_memory(build):
+    """MemoryError if the module that build() makes, with its gradients and optimisers, is too large for this machine."""
+    with torch.device("meta"):                   # (its weights are counted, not made)
+        needed, here = 16e-9 * sum(p.numel() for p in build().parameters()), machine_gb()
+    if needed > here:
+        raise MemoryError(f"weights, gradients and optimisers need {needed:.0f} GB, this machine has {here:.0f}")
 
 def new_vlm(config, fast_vocab=0):
     """An untrained VLM of the sizes in config, with room for so many FAST tokens."""

@@ -20,20 +20,20 @@ from nano_ki.world import KINDS, STEPS
 @dataclass(frozen=True)
 class Config:
     # -- The method
-    recipe: str = "ki"              # ki | joint | pi0 | pi0_fast | frozen: sets the next five fields
+    recipe: str = "ki"              # ki: all losses, insulated | joint: not insulated | pi0: flow only | pi0_fast: FAST only | frozen: the expert only; sets the next five
     insulate: bool = True           # stop the flow loss at the memory: the one .detach() of the method
     fast_loss: bool = True          # train the VLM on FAST action tokens (cross-entropy)
     vlm_samples: int = 24           # questions and captions in each batch; 0: no co-training (0 to 65536)
     flow_loss: bool = True          # train the action expert by flow matching
-    freeze: bool = False            # train the expert only
+    freeze: bool = False            # keep the VLM fixed and train the expert only
     alpha: float = 1.               # weight of the flow loss (0 to 1e6)
     flow_draws: int = 4             # noises and times per sample that share one pass of the VLM (1 to 4096)
-    robot_questions: float = .5     # a share of the questions: those about the demonstrations' pictures (0 to 1)
+    robot_questions: float = .5     # a share of the questions is about robot pictures, the rest about book pages (0 to 1)
     # -- The world and its demonstrations
-    kinds: str = "seen"             # objects shown: a set of kinds that world.py names, or so many kinds
+    kinds: str = "seen"             # objects in the demonstrations: a set of kinds that world.py names
     goals: str = "sides"            # where pucks go: sides (by name) | pads (only the camera shows) | mixed
     episodes: int = 12000           # demonstrations; failed ones are dropped (1 to 1e7)
-    wobble: float = .06             # offset of the waypoints that are executed, standard deviation (0 to .5)
+    wobble: float = .06             # standard deviation of a random offset on each executed stroke (0 to .5)
     pucks: int = 3                  # pucks on each table (1 to 4)
     rate: int = 1                   # control rate r: a chunk has 16 r waypoints, r times as dense (1 to 8)
     grain: float = .16              # noise of the robot's camera, standard deviation; white is 1 (0 to 1)
@@ -41,7 +41,7 @@ class Config:
     # -- The model
     gamma: float = 6.               # FAST: coefficients are rounded to 1 / gamma (1 to 100)
     fast_vocab: int = 320           # FAST: tokens in all (16 to 30000)
-    vlm: str = "data/vlm.pt"        # pre-trained VLM to start from ("": none); its sizes must be the next three
+    vlm: str = "data/vlm.pt"        # pre-trained VLM to start from ("": none), of the same image and next three sizes
     vlm_width: int = 64             # width of the VLM, a multiple of 32, which is one head (32 to 8192)
     vit_depth: int = 2              # layers of the vision transformer (0 to 128)
     depth: int = 4                  # layers of the decoder, and of the expert (1 to 128)

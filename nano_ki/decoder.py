@@ -40,8 +40,8 @@ class VLM(nn.Module):
 
     def prefix(self, image, prompt):
         """uint8 [B, S, S, 3], ids [B, slots] -> [B, T, D]."""
-        # Each word also hears the one before it (a token shift), so that one query can ask for "red star".
-        # Without it the VLM told pucks apart by colour alone for 7,000 steps; with it, 400 more were enough.
+        # A token shift adds the word before (to the first, the last), so that one query can ask for "red star".
+        # Without it the VLM told pucks apart by colour alone for 7,000 steps. With it, 400 more steps were enough.
         words = self.embed(prompt) + self.embed(prompt.roll(1, 1)) + self.position[:self.slots]
         return torch.cat((self.vit(image), words), 1)
 
@@ -49,8 +49,8 @@ class VLM(nn.Module):
         """prefix [B, T, D], answer ids [B, F] or None -> logits [B, F + 1, V], memory.
 
         Logits j predict answer token j from the prefix and the tokens before j; the last one is what
-        comes next. memory: per layer (k, v), each [B, N, T, K], of the prefix alone. layers: use only so
-        many (None: all).
+        comes next. memory: per layer (k, v), each [B, N, T, K], of the prefix alone. layers: use the first
+        `layers` only (pretrain.py; None: all).
         """
         x, length, mask = prefix, prefix.shape[1], None
         if answer is not None:
@@ -64,8 +64,8 @@ class VLM(nn.Module):
         return self.head(norm(x[:, length - 1:])), memory
 
     def extend(self, token, number, past):
-        """One more answer token: ids [B], its number in the answer, past = memory or what the last call
-        returned -> logits [B, V] of the next one, past with this one."""
+        """Decode one token: ids [B] and their place in the answer. past: the keys and values so far, at first
+        the memory. Returns the next logits [B, V], and past with this token appended."""
         x = (self.embed(token) + self.position[self.slots + number])[:, None]
         now = []
         for block, kv in zip(self.blocks, past, strict=True):

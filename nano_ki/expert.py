@@ -3,10 +3,10 @@
 It has weights of its own (queries, keys, values, output, MLP) at its own width, one layer per layer of
 the VLM. In layer l its action tokens attend to the memory (K, V) that the VLM's layer l left and to
 each other (arXiv 2505.23705, section 4). Flow time enters every layer by adaptive RMSNorm: scale, shift
-and gate computed from t. The gates start at 0. Beware when testing: at step 0 nothing flows through a
-closed gate, so a leak into the VLM cannot be seen there either.
+and gate computed from t. The gates start at 0. Beware when testing: a closed gate lets no gradient through,
+so at step 0 the flow loss does not reach the VLM even without the detach.
 
-Nothing here knows about gradients: whether the memory was detached is model.py's business.
+Nothing here knows of the detach: model.py decides whether the memory is detached.
 
 Try it: python -m nano_ki.expert          Read next: model.py
 """
@@ -19,7 +19,7 @@ FREQUENCIES = 16
 
 class ExpertBlock(nn.Module):
     def __init__(self, width, inner):
-        """width E of the expert; inner N*K: the VLM's heads, whose keys it must be able to read."""
+        """width: E of the expert. inner: N*K of the VLM, so that the expert's queries match its keys."""
         super().__init__()
         self.q, self.k, self.v = (linear(width, inner) for _ in range(3))
         self.o = linear(inner, width)

@@ -16,14 +16,14 @@ import torch
 def sample_time(*shape, generator=None, device=None):
     """Training times t in [0, .999], float32 of `shape`.
 
-    The noise level is .999 u + .001, u ~ Beta(1.5, 1), whose distribution function is u^1.5: so
-    u = (uniform)^(1/1.5), exactly, without a rejection loop to get wrong.
+    The noise level 1 - t is .999 u + .001 with u ~ Beta(1.5, 1). Its distribution function is u^1.5, so inverting
+    it gives u = uniform^(1/1.5), exactly and without rejection.
     """
     u = torch.rand(shape, generator=generator, device=device) ** (1 / 1.5)
     return 1 - (.999 * u + .001)
 
 def path(action, noise, t):
-    """x_t. action, noise [..., H, A]; t [...], one time per chunk (it gets its two axes here)."""
+    """x_t. action, noise [..., H, A]; t [...]: one time per chunk, which is spread over H and A here."""
     if t.shape != action.shape[:-2]:
         raise ValueError(f"times have shape {tuple(t.shape)} for actions {tuple(action.shape)}; wanted "
                          f"{tuple(action.shape[:-2])}: a [B] time would silently broadcast over steps")
@@ -35,7 +35,7 @@ def target(action, noise):
     return action - noise
 
 def euler(velocity, noise, steps):
-    """Integrate from t = 0 to t = 1. velocity(x, t) -> like x; noise [..., H, A] -> actions."""
+    """Integrate from t = 0 to t = 1. velocity(x, t) has the shape of x; noise [..., H, A] -> actions."""
     x = noise
     for i in range(steps):
         t = torch.full(x.shape[:-2], i / steps, device=x.device)

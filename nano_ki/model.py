@@ -5,17 +5,16 @@
     query \\ key           picture + prompt    answer (text or FAST)    expert's action tokens
     picture + prompt       all                 .                        .
     answer                 all                 causal                   .
-    action tokens          all                 never                    all (of the same draw)
+    action tokens          all                 never                    all (of the same noise)
 
-The expert must not see FAST tokens: they are the answer, and they are gone when the robot acts. Since no
-VLM token ever sees the expert, one transformer with two weight sets (arXiv 2505.23705) is the same as:
-run the VLM once, keep each layer's (K, V) of the prefix, run the expert on that memory. Training and
-acting are then the same code, and insulation is one `.detach()` in one place: `VLA.memory_for_expert`.
+The expert must not see FAST tokens: they are the answer, and they do not exist yet when the robot acts. The
+paper has one transformer with two weight sets (arXiv 2505.23705). No VLM token attends to the expert, so the
+same is computed here in two passes: the VLM leaves (K, V) of the prefix in each layer, and the expert runs on
+this memory. Training and acting share that code, and insulation is one `.detach()`: `VLA.memory_for_expert`.
 
 Read next: train.py (the two losses are added up there), probe.py
 """
 from collections import namedtuple
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -37,11 +36,11 @@ class VLA(nn.Module):
     def __init__(self, config, fast):
         super().__init__()
         c = self.config = config
-        longest = fast.horizon * fast.dims + 1          # FAST tokens of one coefficient each, and <end>
+        longest = fast.horizon * fast.dims + 1          # of an answer: one token a coefficient, and <end>
         self.vlm = VLM(c.vlm_width, c.vit_depth, c.depth, c.image, FIRST_FAST + fast.vocab, SLOTS, longest)
         self.expert = Expert(c.expert_width, c.vlm_width, c.depth, fast.horizon, fast.dims)
         self.fast, self.insulate = fast, c.insulate
-        self.expert_trains = True                       # (train.py: not before config.expert_from)
+        self.expert_trains = True                       # (False before config.expert_from; see train.py)
 
     def parameter_counts(self):
         return {name: sum(p.numel() for p in getattr(self, name).parameters()) for name in ("vlm", "expert")}
@@ -49,9 +48,9 @@ class VLA(nn.Module):
     def memory_for_expert(self, memory):
         """What the expert may read: per layer the (K, V) of the prefix, insulated or not.
 
-        THE STOP-GRADIENT. It stops the flow loss, in every layer, from reaching any weight of the VLM:
-        both K and V, for the expert's queries. It does not stop the cross-entropy: the VLM's own queries
-        attend to the undetached K and V inside VLM.forward. The forward values are the same either way.
+        THE STOP-GRADIENT. It detaches K and V of every layer, but only for the expert. So the flow loss reaches
+        no weight of the VLM. The cross-entropy reaches all of them, because the VLM's own queries attend to the
+        undetached K and V inside VLM.forward. The forward values are the same either way.
         """
         if self.insulate:
             memory = [(k.detach(), v.detach()) for k, v in memory]
@@ -100,9 +99,10 @@ class VLA(nn.Module):
     def act(self, image, prompt, generator=None, steps=None):
         """Flow: one pass over the prefix, then `steps` Euler steps on its memory -> chunks [B, H, A].
 
-        Normalised actions (fast.restore gives table units). steps: default config.euler_steps.
+        The actions are normalised (fast.restore gives table units). steps: default config.euler_steps. One robot gets
+        one CPU thread: for products so small a second one is no faster, and on a busy machine four times slower.
         """
-        with threads_for(len(image)):
+        with threads_kept(1 if len(image) == 1 else None):
             _, memory = self.vlm(self.vlm.prefix(image, prompt))
             noise = torch.empty(len(image), 1, self.fast.horizon, self.fast.dims, device=image.device)
             noise.normal_(generator=generator)
@@ -111,19 +111,17 @@ class VLA(nn.Module):
 
     @torch.no_grad()
     def act_tokens(self, image, prompt):
-        """Autoregressive: FAST tokens one by one, only such as can still decode -> chunks [B, H, A]."""
+        """Autoregressive: FAST tokens one by one, of those that can still decode -> chunks [B, H, A]."""
         longest = self.fast.horizon * self.fast.dims + 1
-        with threads_for(len(image)):
+        with threads_kept(1 if len(image) == 1 else None):
             tokens = self.vlm.generate(image, prompt, longest, self.allowed, END).cpu().numpy()
         ids = [row[row >= FIRST_FAST] - FIRST_FAST for row in tokens]
         chunks = self.fast.normalise(self.fast.decode(ids)).astype("float32")
         return torch.from_numpy(chunks).to(image.device)
 
     def allowed(self, tokens):
-        """ids [B, j] -> bool [B, V]: FAST tokens that fit, <end> once all coefficients are there.
-
-        The same rule as FAST.allowed, over the VLM's vocabulary and on its device.
-        """
+        """Which ids may follow: ids [B, j] -> bool [B, V]. FAST tokens that do not overrun the chunk, and <end> when it is
+        full: the rule of FAST.allowed, over the VLM's vocabulary and on its device."""
         longest = self.fast.horizon * self.fast.dims
         # Coefficients that each id stands for. Words stand for none: they count as too long, and so never fit.
         size = torch.full((FIRST_FAST + self.fast.vocab,), longest + 1, device=tokens.device)
@@ -133,12 +131,3 @@ class VLA(nn.Module):
         mask = size <= left
         mask[:, END] = left[:, 0] == 0
         return mask
-
-@contextmanager
-def threads_for(robots):
-    """One CPU thread for one robot. Its products are too small for a second thread to help, and on a busy machine the
-    two wait for each other (measured beside two busy processes: 43 ms a chunk with one thread, 184 with two)."""
-    with threads_kept():
-        if robots == 1:
-            torch.set_num_threads(1)
-        yield

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from nano_ki import config as configuration
 from nano_ki import language, program, ranks, render, world
-from nano_ki.checkpoint import find, load_vlm, new_vlm, save_vlm, sizes, stored
+from nano_ki.checkpoint import check_memory, find, load_vlm, new_vlm, save_vlm, sizes, stored
 from nano_ki.episodes import drawn_ahead
 from nano_ki.evaluate import vqa
 from nano_ki.optim import optimisers, schedule, set_rate
@@ -84,6 +84,7 @@ def _pretrain(config, path, job, stop, steps, batch, seed, rate, start):
     torch.manual_seed(seed)
     if config.device == "cuda":
         torch.set_float32_matmul_precision("high")
+    check_memory(lambda: new_vlm(config))
     vlm, earlier, smooth = new_vlm(config), None, None
     if start:
         load_vlm(vlm, start, config)

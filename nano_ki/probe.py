@@ -67,6 +67,8 @@ def main():
     print(f"{'gradient norm on':18s}" + "".join(f"{f'{way}: {loss}':>18s}" for way in result for loss in LOSSES))
     for part in parts(model):
         print(f"{part:18s}" + "".join(f"{result[way][loss][part]:18.4g}" for way in result for loss in LOSSES))
+    print("""0 under `insulated: flow` means that nothing leaks. The expert reads only K and V, so the head and the last layer's
+q, o and mlp are 0 under `joint: flow` too. The gates of a new expert are random here: compare zeros, not sizes.""")
 
 if __name__ == "__main__":
     program.run(main)

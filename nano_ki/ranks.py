@@ -98,9 +98,10 @@ def spread(model, fsdp, unused=False):
     return fully_shard(model, mesh=mesh)
 
 @contextmanager
-def threads_kept():
-    """A block after which PyTorch has as many CPU threads as before."""
+def threads_kept(meanwhile=None):
+    """A block after which PyTorch has as many CPU threads as before. meanwhile: so many in the block."""
     before = torch.get_num_threads()
+    torch.set_num_threads(meanwhile or before)
     try:
         yield
     finally:
@@ -122,9 +123,9 @@ def fastest_threads(work, tries=3):
                     break
     return agree(min(took, key=took.get, default=1))
 
-def losses_of(spread_model, batches, generators, pad, shards):
-    """Yield the losses of this rank's batches, each as its share: summed over all batches of all ranks, they are what
-    one process would have with one large batch. Call `backward` on each before asking for the next.
+def forward_each(spread_model, batches, generators, pad, shards):
+    """Run the model on each of this rank's batches and yield its losses, scaled so that their sum over all batches of all
+    ranks is what one process has with one large batch. Call `backward` on each before asking for the next.
 
     The cross-entropy "ce" was averaged over real answer tokens (not `pad`), the other losses over equally large shards.
     """

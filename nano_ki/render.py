@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from nano_ki import world
+from nano_ki import program, world
 
 RGB = np.array([(.88, .10, .12), (.10, .62, .18), (.14, .26, .90), (.96, .86, .12),     # world.COLOURS
                 (.10, .80, .84), (.48, .14, .66), (.96, .52, .06), (.98, .58, .76)], np.float32)
@@ -131,5 +131,6 @@ if __name__ == "__main__":
     tables = world.sample(rng, 8, goals="mixed")
     rows = picture_book(tables, rng, 96), robot_camera(tables, 96), robot_camera(tables, 96, .16)
     sheet = np.concatenate([np.concatenate(row, 1) for row in rows])
-    Image.fromarray(sheet).save(sys.argv[1] if len(sys.argv) > 1 else "render.png")
+    path = sys.argv[1] if len(sys.argv) > 1 else "render.png"
+    program.write_whole(path, lambda f: Image.fromarray(sheet).save(f, "PNG"))
     print(f"picture book, robot's camera, the same with grain: {rows[0].dtype} {rows[0].shape} each")

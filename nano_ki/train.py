@@ -1,4 +1,4 @@
-"""Train the policy: one VLM, one action expert, two losses, no interference.
+"""Train the policy: one VLM and one action expert, each with a loss of its own.
 
     python -m nano_ki.train                          # knowledge insulation, with the shipped VLM
     python -m nano_ki.train --no-insulate            # the same without the stop-gradient
@@ -31,25 +31,26 @@ from nano_ki.program import say, write_json
 
 LOG_EVERY = 20           # steps between lines of metrics.jsonl
 
-def train_step(model, parts, batches, noises, config, step):
+def train_step(model, parts, batches, generators, config, step):
     """One update of the policy. Returns its losses and {part: gradient norm before clipping}.
-    model: the policy, or what shares it out over several processes; parts: {"vlm" and "expert": (module, its
-    optimisers, the step at which it joins)}, those that are trained; batches, noises: this process's shards of the
-    step (one, unless several share it), and a seeded generator for each. FloatingPointError: a loss is not finite.
+
+    model: the policy, maybe wrapped by DDP or FSDP. parts: {"vlm" and "expert", if trained: (module, optimisers, first
+    step)}. batches: this process's shards of the step's batch (one, unless --shards or several processes cut it);
+    generators: a seeded one for each. FloatingPointError if a loss is not finite.
     """
     model.zero_grad(set_to_none=True)
     values, norms = {}, {}
-    for losses in ranks.losses_of(model, batches, noises, PAD, config.shards):
+    for losses in ranks.forward_each(model, batches, generators, PAD, config.shards):       # (the forward pass is in here)
         loss = losses["ce"] + config.alpha * losses["flow"]                  # (arXiv 2505.23705, eq. 4)
         if not loss.isfinite():
             named = {name: round(value.item(), 5) for name, value in losses.items()}
             raise FloatingPointError(f"the loss is not finite at step {step}: {named}; lower --vlm-rate or --expert-rate")
         ranks.backward(loss)
-        values = {name: values.get(name, 0) + value.detach() for name, value in losses.items()}
-    for name, (part, its_optimisers, joins) in parts.items():
+        values = {name: values.get(name, 0) + value.item() for name, value in losses.items()}
+    for name, (part, its_optimisers, first) in parts.items():
         norms[name] = clip(part, config.clip)
-        for optimiser in its_optimisers:
-            set_rate(optimiser, schedule(max(0, step - joins), config.steps - joins, config.warmup))
+        for optimiser in its_optimisers:         # (before its first step a part has no gradients, and nothing happens)
+            set_rate(optimiser, schedule(max(0, step - first), config.steps - first, config.warmup))
             optimiser.step()
     return values, norms
 
@@ -121,17 +122,14 @@ def prepare(config, out, saved, policy, rank, size, tell):
     if config.device == "cuda":
         torch.set_float32_matmul_precision("high")
     data = Data(config, saved and saved["fast"])
-    with torch.device("meta"):                   # (counted, not built)
-        needed = 16e-9 * sum(policy(config, data.fast).parameter_counts().values())
-    if config.device == "cpu" and needed > program.machine_gb():
-        raise MemoryError(f"weights, gradients and optimisers need {needed:.0f} GB, this machine has {program.machine_gb():.0f}")
+    checkpoint.check_memory(lambda: policy(config, data.fast))
     model = new_model(config, data.fast, not saved, policy)
     if config.freeze:
         model.vlm.requires_grad_(False)
     if config.device == "cpu":
         batch = data.batch(config.steps)
 
-        def work():
+        def work():                              # (to time it; the gradients are thrown away)
             losses = model(batch, torch.Generator().manual_seed(0))
             (losses["ce"] + losses["flow"]).backward()
         config = replace(config, threads=config.threads or ranks.fastest_threads(work))
@@ -165,9 +163,9 @@ def prepare(config, out, saved, policy, rank, size, tell):
     return job
 
 def loop(job, stop, watch, rank):
-    """Train, with checks and checkpoints on the way. Returns whether the last step was reached (or it was stopped)."""
+    """Train, with checks and checkpoints on the way. Returns True at the end, and False if it was stopped."""
     c, mine, shown = job.config, ranks.shares(job.config.shards), {}
-    noises = [torch.Generator(device=c.device) for _ in mine]
+    generators = [torch.Generator(device=c.device) for _ in mine]
     places = ((step, shard) for step in range(job.step, c.steps) for shard in mine)
     stream = drawn_ahead(job.data, places, c.workers, pin=c.device == "cuda")
     metrics, checked = job.out / "metrics.jsonl", set()                  # steps whose check a stopped run has made
@@ -190,13 +188,13 @@ def loop(job, stop, watch, rank):
             ready = time.perf_counter()
             batches = [to_device(next(stream), c.device) for _ in mine]
             job.waited += time.perf_counter() - ready
-            for noise, shard in zip(noises, mine, strict=True):
-                noise.manual_seed(noise_seed(c.seed, step, shard))
+            for generator, shard in zip(generators, mine, strict=True):
+                generator.manual_seed(noise_seed(c.seed, step, shard))
             job.model.expert_trains = "expert" not in job.parts or step >= job.parts["expert"][2]
-            values, norms = train_step(job.spread, job.parts, batches, noises, c, step)
+            values, norms = train_step(job.spread, job.parts, batches, generators, c, step)
             job.step, job.seconds = step + 1, time.perf_counter() - start
             if job.step % LOG_EVERY == 0 or job.step == c.steps:
-                values = {k: round(ranks.total(v.item(), c.device), 5) for k, v in values.items()}
+                values = {k: round(ranks.total(v, c.device), 5) for k, v in values.items()}
                 if rank == 0:
                     checkpoint.add_metrics(metrics, {
                         "step": job.step, **values, "gradient": norms, "seconds": round(job.seconds, 2),
@@ -243,7 +241,7 @@ def finish(job, size, began):
     return summary
 
 def noise_seed(seed, step, shard):
-    """One number for the noises and flow times of a step's shard: different for all, the same for ever."""
+    """The seed of the noises and flow times of a step's shard: unique to it, and the same in every run."""
     return int(np.random.SeedSequence((seed, 3, step, shard)).generate_state(1, np.uint64)[0]) >> 1
 
 def to_device(batch, device):

@@ -12,6 +12,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 torch.set_num_threads(1)      # small tensors: one thread is as fast, and leaves the other core alone
+os.environ["OMP_NUM_THREADS"] = "1"                                     # (in child processes, too)
 
 # Settings small enough for a test: no shipped VLM, few demonstrations, tiny networks.
 TINY = dict(device="cpu", preset="laptop", vlm="", vlm_width=32, vit_depth=1, depth=2, expert_width=32,

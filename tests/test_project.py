@@ -143,7 +143,7 @@ def test_numbers_in_prose_are_counted():
     assert f"{len(language.WORDS)} words" in readme
     assert "Twelve pages" in readme and len(run.pages()) == 12
     assert "Twenty exercises" in readme and len(check.CHECKS) == 20
-    assert "rejects seven wrong places" in readme
+    assert "rejects six wrong places" in readme
     assert f"{len(world.KINDS['all'])} kinds" in readme and "twelve" in readme and len(world.KINDS["seen"]) == 12
 
 

@@ -23,7 +23,7 @@ from nano_ki import checkpoint, draw, evaluate, fast, pretrain, probe, program, 
 from nano_ki import config as configuration
 from tutorials.studies import watched
 
-SMALL = {**TINY, "depth": 1, "image": 16, "steps": 4}
+SMALL = {**TINY, "depth": 1, "image": 16, "steps": 4, "scenes": 1, "euler_steps": 2}
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
 ENDS = "holds checkpoint.pt, config.json, curves.png, metrics.jsonl, rollouts.gif, summary.json"
 
@@ -380,11 +380,11 @@ def test_demonstrations_that_all_fail_say_what_to_change():
         episodes.demonstrate(np.random.default_rng(0), 2, None, wobble=9.)
 
 
-@pytest.mark.parametrize("flags", [["--flow-draws=4096", "--batch=8192"], ["--expert-width=8192", "--depth=128"],
+@pytest.mark.parametrize("flags", [["--flow-draws=4096", "--batch=4096"], ["--expert-width=8192", "--depth=128"],
                                    ["--vlm-width=8192", "--depth=100"]])
 def test_too_little_memory_is_one_line(flags, tmp_path):
     def limit():
-        resource.setrlimit(resource.RLIMIT_AS, (4 * 2 ** 30,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (3 * 2 ** 30,) * 2)
     done = start(*FLAGS, *flags, f"--out={tmp_path / 'r'}", stderr=subprocess.PIPE, preexec_fn=limit)
     _, said = done.communicate(timeout=100)
     assert done.returncode == 1 and "Traceback" not in said

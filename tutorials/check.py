@@ -6,7 +6,6 @@
 Each check compares your function with the library's on seeded inputs, tries properties that must hold, and says where the
 library's own answer stands. Your file may use the standard library and torch.
 """
-import argparse
 import ast
 import importlib
 import importlib.util
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nano_ki import decoder, evaluate, expert, fast, flow, model, probe, vit, world
+from nano_ki import decoder, evaluate, expert, fast, flow, model, probe, program, vit, world
 from nano_ki.language import SLOTS
 
 FOLDER = Path(__file__).parent / "exercises"
@@ -462,7 +461,7 @@ def run(number, path=None):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = program.parser(__doc__)
     parser.add_argument("numbers", nargs="*", help="exercises, such as 04.1")
     parser.add_argument("--all", action="store_true", help="all of them, as a ladder")
     parser.add_argument("--file", help="check this file instead of the exercise's own")
@@ -486,4 +485,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -10,7 +10,6 @@
 The placements live here. The library has its one switch, `insulate`, and its one `.detach()`.
 Forms can be filled in by hand instead: `predict me.json --form` writes an empty one.
 """
-import argparse
 import hashlib
 import importlib.util
 import inspect
@@ -24,7 +23,7 @@ from unittest.mock import patch
 import torch
 
 from nano_ki import config as configuration
-from nano_ki import decoder, probe, vit
+from nano_ki import decoder, probe, program, vit
 from nano_ki.checkpoint import load_vlm
 from nano_ki.decoder import prefix_mask
 from nano_ki.episodes import Data
@@ -322,7 +321,7 @@ def read_form(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = program.parser(__doc__)
     parser.add_argument("action", choices=("show", "predict", "lock", "measure", "check", "class"))
     parser.add_argument("files", nargs="*", help="a form (JSON), or the file with your check")
     parser.add_argument("--name", default="", help="predict: whose form it is")
@@ -389,4 +388,4 @@ def act(args):
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -8,17 +8,17 @@ A ```python block is executed. A ```text block behind it must be what it printed
 begins ```python quote=nano_ki/flow.py is not executed: these lines must stand in that file. Pictures that a page makes
 go to tutorials/pictures/, which git ignores.
 """
-import argparse
 import ast
 import contextlib
 import io
-import json
 import os
 import re
 import sys
 import textwrap
 import time
 from pathlib import Path
+
+from nano_ki import program
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -117,7 +117,7 @@ def notebook(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = program.parser(__doc__)
     parser.add_argument("pages", nargs="*", help="page numbers, such as 04")
     parser.add_argument("--all", action="store_true", help="all pages")
     parser.add_argument("--notebook", help="write the page as a notebook instead")
@@ -128,7 +128,7 @@ def main():
     if bad or not chosen or args.notebook and len(chosen) != 1:
         sys.exit(f"error: {'no page ' + bad[0] if bad else 'name a page'}; there are {', '.join(known)} (or --all)")
     if args.notebook:
-        Path(args.notebook).write_text(json.dumps(notebook(known[chosen[0]]), indent=1))
+        program.write_json(args.notebook, notebook(known[chosen[0]]))
         return
     (HERE / "pictures").mkdir(exist_ok=True)
     os.chdir(HERE)
@@ -143,4 +143,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -550,13 +550,14 @@ def page():
 
 
 def readme_table():
-    """README's table: the five recipes."""
+    """README's table: five arms, in the words of a newcomer."""
     arms = by_arm(read("arms"))
-    if not arms:
-        return "*Not measured yet.*"
-    return table(["recipe", "seeds", *names(("seen", "new_colour", "new_both")), "answers, book"],
-                 [[f"**{a}**: {ARMS[a][1]}", seeds_of(arms[a]), *successes(arms[a], ("seen", "new_colour", "new_both")),
-                   answers(arms[a], "vqa_after")] for a in configuration.RECIPES if a in arms])
+    told = {"ki": "FAST, questions and flow, with the detach", "joint": "the same without the detach",
+            "ki_no_vlm": "`ki` without questions", "pi0": "flow only, without the detach (at its best VLM rate, .001)",
+            "frozen": "flow only, VLM kept fixed"}
+    return table(["what is trained", "seeds", *names(("seen", "new_colour", "new_both")), "answers"],
+                 [[f"**{a}**: {words}", seeds_of(arms[a]), *successes(arms[a], ("seen", "new_colour", "new_both")),
+                   answers(arms[a], "vqa_after")] for a, words in told.items() if a in arms])
 
 
 def write_between(path, name, new):

@@ -47,6 +47,7 @@ ARMS = {
 }
 PROGRAMS = {"leak": "tutorials.studies.leak"}   # what trains an arm, if not the next
 TRAIN = "tutorials.studies.watched"            # nano_ki.train that measures gradients on the way
+CHILDREN = []                                  # all processes that were started
 QUICK = ("ki", "pi0", "frozen")                # for --quick, with
 QUICK_STEPS = 800                              # a quarter of an hour on two slow cores
 GRID = (.001, .003, .01, .03)                  # VLM rates (Muon and AdamW alike) of --search
@@ -73,14 +74,18 @@ def run(arm, seed, flags, results, root, threads):
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}         # (and so --threads is at most that)
 
     def call(*words):
-        done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, text=True, capture_output=True, env=environment)
-        if done.returncode:
-            print(f"{arm} seed {seed} failed:\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)
-        return not done.returncode
+        child = subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, env=environment)
+        CHILDREN.append(child)
+        said = child.communicate()[1]
+        if child.returncode:
+            print(f"{arm} seed {seed} failed:\n{said[-2000:]}", file=sys.stderr, flush=True)
+        return not child.returncode
     command = [*ARMS[arm][0], *flags, "--seed", str(seed)]
     if not (out / "summary.json").exists():
         begun = checkpoint.there(out)
-        if not call(PROGRAMS.get(arm, TRAIN), *(["--resume"] if begun else [*command, "--overwrite"]), "--out", str(out)):
+        worked = call(PROGRAMS.get(arm, TRAIN), *(["--resume"] if begun else [*command, "--overwrite"]), "--out", str(out))
+        if not worked or not (out / "summary.json").exists():           # (stopped: it is saved)
             return False
     searching = "--validate" in flags
     if not searching and not (out / "more.json").exists() and not call("tutorials.studies.more", str(out)):
@@ -92,8 +97,7 @@ def run(arm, seed, flags, results, root, threads):
         more[key] = {**line[key], **more.get(key, {})}
     line = {"arm": arm, "flags": flags, "command": " ".join([f"python -m {PROGRAMS.get(arm, 'nano_ki.train')}", *command]), "threads": threads,
             **line, **more, "checks": checks}
-    with open(results, "a") as f:
-        f.write(json.dumps(line) + "\n")
+    checkpoint.add_metrics(results, line)
     print(f"{arm} seed {seed} {' '.join(flags)}: "
           + "  ".join(f"{k} {v['rate']:.2f}" for k, v in line["success"].items()), flush=True)
     return True
@@ -106,8 +110,15 @@ def run_all(jobs, results, root, at_once, threads):
     done = {(m["arm"], m["seed"], *m["flags"]) for m in lines_of(results)}
     todo = [job for job in jobs if (job[0], job[1], *job[2]) not in done]
     print(f"{len(todo)} runs to do, {at_once} at a time, {threads} threads each", flush=True)
-    with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(lambda job: run(*job, results, root, threads), todo)).count(False)
+    with program.claimed(f"{results}.running", f"the file {results}"), ThreadPoolExecutor(at_once) as pool:
+        try:
+            return list(pool.map(lambda job: run(*job, results, root, threads), todo)).count(False)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in CHILDREN:                                      # (each finishes its step and saves)
+                child.terminate()
+            print("stopping; the same command goes on", file=sys.stderr)
+            raise
 
 
 def side_by_side(runs, path):
@@ -214,8 +225,10 @@ def main():
         flags = ["--check-every", str(CHECK_EVERY), *flags]
     results = Path(args.results or ("runs/quick.jsonl" if args.quick else
                                     RESULTS / ("rates.jsonl" if args.search else "arms.jsonl")))
-    if not 1 <= args.jobs <= 64 or args.threads is not None and args.threads < 1:
+    if not 1 <= args.jobs <= 64 or args.threads is not None and not 1 <= args.threads <= 1024:
         raise ValueError(f"--jobs is {args.jobs} and --threads {args.threads}; both must be 1 or more (--jobs: at most 64)")
+    if args.budget is not None and not 0 < args.budget < 1e7:
+        raise ValueError(f"--budget is {args.budget}; it must be above 0 and below 1e7 seconds")
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
     search = lines_of(RESULTS / "rates.jsonl")
     changes = swept(args.sweep) if args.sweep else [[]]

@@ -6,7 +6,6 @@
 FILE.npz: see python -m tutorials.studies.fast --help. Its rate (Hz) is read from `hz`, if it has that.
 """
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -82,22 +81,19 @@ def page(lines):
 def main():
     path = RESULTS / "fast.jsonl"
     if len(sys.argv) > 1:
-        try:
-            episodes = read_episodes(sys.argv[1])
-            with np.load(sys.argv[1]) as z:
-                rate = float(z["hz"]) if "hz" in z and z["hz"] > 0 else 30.
-            lines = [{"data": Path(sys.argv[1]).stem, "episodes": len(episodes), "hz": rate,
-                      "dims": episodes[0].shape[1]}]
-            for sweep, (values, _, _) in SWEEPS.items():
-                for value in values:
-                    lines.append(measure(episodes, rate, sweep, value))
-                    print(lines[-1], flush=True)
-        except (ValueError, OSError) as error:
-            sys.exit(f"error: {error}")
-        Path(f"{path}.part").write_text("".join(json.dumps(m) + "\n" for m in lines))
-        os.replace(f"{path}.part", path)
+        episodes = read_episodes(sys.argv[1])
+        with np.load(sys.argv[1]) as z:
+            rate = float(z["hz"]) if "hz" in z and z["hz"] > 0 else 30.
+        lines = [{"data": Path(sys.argv[1]).stem, "episodes": len(episodes), "hz": rate,
+                  "dims": episodes[0].shape[1]}]
+        for sweep, (values, _, _) in SWEEPS.items():
+            for value in values:
+                lines.append(measure(episodes, rate, sweep, value))
+                print(lines[-1], flush=True)
+        text = "".join(json.dumps(m) + "\n" for m in lines)
+        program.write_whole(path, lambda f: f.write(text.encode()))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    (RESULTS / "fast.md").write_text(page(lines))
+    program.write_whole(RESULTS / "fast.md", lambda f: f.write(page(lines).encode()))
 
     def curve(sweep, key):
         mine = [m for m in lines if m.get("sweep") == sweep]

@@ -28,7 +28,8 @@ STEPS = 61
 def step_ms(start, flags, threads):
     """Milliseconds a step of the default run, started in this way."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, *start, "--steps", str(STEPS), "--check-every", "0", "--scenes", "2", *flags]
+        command = [sys.executable, *start, "--steps", str(STEPS), "--check-every", "0", "--scenes", "2",
+                   "--threads", str(threads), *flags]
         subprocess.run([*command, "--out", f"{folder}/run"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                        env={**os.environ, "OMP_NUM_THREADS": str(threads)})
         lines = [m for m in checkpoint.read_metrics(Path(folder) / "run" / "metrics.jsonl") if "ce" in m]
