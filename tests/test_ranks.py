@@ -78,7 +78,7 @@ def test_fsdp_follows_the_same_losses(alone, tmp_path):
     again = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "nano_ki.train",
                             "--resume", f"--out={tmp_path / 'r'}"], cwd=ROOT, text=True, capture_output=True, timeout=240)
     assert again.returncode == 0, again.stderr[-2000:]
-    checkpoint.load_model(tmp_path / "r")                             # a whole model, for one process
+    train.load_model(tmp_path / "r")                             # a whole model, for one process
 
 
 def _logged(tmp_path):
@@ -114,7 +114,7 @@ def test_two_half_batches_are_one_whole_batch(tmp_path, monkeypatch, data):
     monkeypatch.setattr(model.VLA, "draw", lambda *args: [torch.cat(x) for x in zip(*draws, strict=True)])
     train.train(replace(config, shards=1, out=str(tmp_path / "one")), stop=lambda step: True)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    fresh = checkpoint.new_model(replace(config), halves.fast).state_dict()
+    fresh = train.new_model(replace(config), halves.fast).state_dict()
     assert max((one[k] - fresh[k]).abs().max() for k in one) > .01
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-5)
@@ -151,7 +151,7 @@ def test_what_the_gpu_presets_change_works_here(flags, tmp_path):
     config = configuration.make(**{**TINY, **flags}, steps=3, out=str(tmp_path / "r"))
     summary = train.train(config)
     assert summary["success"]["seen"]["n"] == 4 and summary["data_wait_share"] < 1
-    acted = checkpoint.load_model(tmp_path / "r")
+    acted = train.load_model(tmp_path / "r")
     assert acted.fast.horizon == 16 * config.rate
 
 

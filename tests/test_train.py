@@ -314,4 +314,4 @@ def test_the_gpu_preset_on_a_gpu(tmp_path):
     config = configuration.make(device="cuda", preset="gpu", vlm="", steps=200, scenes=50, check_every=0,
                                 out=str(tmp_path / "g"))
     summary = train.train(config)
-    assert summary["ms_per_chunk"]["flow"] <= 10 and summary["data_wait_share"] <= .02
+    assert bench.latency(checkpoint.load_model(config.out, "cuda"))["flow"] <= 10 and summary["data_wait_share"] <= .02
