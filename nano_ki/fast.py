@@ -73,9 +73,11 @@ class FAST:
         if not (0 < gamma < np.inf and 0 < reach < np.inf):
             raise ValueError(f"gamma is {gamma} and reach {reach}; both must be finite and above 0")
         horizon, dims = chunks.shape[1:]
-        if low is None or high is None:
+        if low is None and high is None:
             low, high = _limits(chunks.reshape(-1, dims), reach)
         low, high = (finite(np.broadcast_to(limit, dims), "low and high") for limit in (low, high))
+        if (low > high).any():
+            raise ValueError(f"low {low} is above high {high} in some dimension; exchange them")
         alphabet = int(np.ceil(gamma * reach * (1 if transform == "none" else np.sqrt(horizon))))
         if not isinstance(vocab, (int, np.integer)) or vocab < 2 * alphabet + 1:
             raise ValueError(f"vocab is {vocab}; wanted >= {2 * alphabet + 1}: raise vocab or lower gamma")
@@ -109,7 +111,7 @@ class FAST:
             warnings.warn(f"{self.saturated} of {coefficient.size} coefficients were clipped to the alphabet (or belong to a "
                           "dimension that was constant); they decode to other actions. Fit on such motion, or raise reach",
                           stacklevel=3)
-        return clipped.reshape(len(chunks), -1)[:, self.order].astype(np.int64) + self.alphabet
+        return clipped.reshape(len(chunks), self._size)[:, self.order].astype(np.int64) + self.alphabet
 
     def encode(self, chunks):
         """Chunks [N, H, D] -> a list of N int arrays of token ids; one chunk [H, D] -> one int array.

@@ -207,3 +207,11 @@ def test_the_toys_tokens(data):
     assert np.array_equal(np.sign(decoded[..., 2]), np.sign(data.chunks[..., 2])) or (
         np.mean(np.sign(decoded[..., 2]) == np.sign(data.chunks[..., 2])) > .97)    # press survives
     assert language.FIRST_FAST == len(language.WORDS)     # ids of their own, from the start
+
+
+def test_limits_that_mean_nothing_are_refused_and_no_chunks_are_no_tokens():
+    chunks = np.random.default_rng(0).normal(size=(50, 8, 3)).cumsum(1)
+    for limits in ({"low": [1, 1, 1], "high": [0, 0, 0]}, {"low": [-1, -1, -1]}, {"high": [1, 1, 1]}):
+        with pytest.raises(ValueError, match="low"):
+            FAST.fit(chunks, **limits)
+    assert FAST.fit(chunks).encode(chunks[:0]) == []
