@@ -183,7 +183,7 @@ def check(c):
     refuse(c.batch % c.shards or c.vlm_samples % c.shards,
            f"--shards is {c.shards}; it must divide --batch {c.batch} and --vlm-samples {c.vlm_samples}")
     refuse(not c.flow_loss and (c.freeze or not c.fast_loss), "nothing to train is left; add --flow-loss")
-    refuse(c.expert_from and not (c.flow_loss and c.cross_entropy and not c.freeze),
-           "--expert-from needs a VLM that learns before (--fast-loss or --vlm-samples), and --flow-loss")
+    late = c.flow_loss and c.cross_entropy and not c.freeze and round(c.expert_from * c.steps) < c.steps
+    refuse(c.expert_from and not late, "--expert-from needs a VLM that learns before, --flow-loss, and steps for the expert")
     refuse(c.resume and not c.out, "--resume needs --out: which run?")
     return c

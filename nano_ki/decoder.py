@@ -47,7 +47,6 @@ class VLM(nn.Module):
 
     def forward(self, prefix, answer=None, layers=None):
         """prefix [B, T, D], answer ids [B, F] or None -> logits [B, F + 1, V], memory.
-
         Logits j predict answer token j from the prefix and the tokens before j; the last one is what
         comes next. memory: per layer (k, v), each [B, N, T, K], of the prefix alone. layers: use the first
         `layers` only (pretrain.py; None: all).
@@ -75,7 +74,6 @@ class VLM(nn.Module):
 
     def generate(self, image, prompt, count, allow=None, end=None):
         """Greedy answer of at most `count` tokens, ids [B, j]: it stops when all rows say `end`.
-
         allow(tokens [B, j]) -> bool [B, V] restricts the next one (None: all); end: id or None.
         """
         logits, past = self(self.prefix(image, prompt))

@@ -88,4 +88,7 @@ def save_gif(frames, path, milliseconds=90):
 
 def save(image, path, **options):
     """A PIL image into a file of the kind that its name says."""
-    write_whole(path, lambda f: image.save(f, str(path).rsplit(".", 1)[-1].upper(), **options))
+    kind = Image.registered_extensions().get(f".{str(path).rsplit('.', 1)[-1].lower()}")
+    if kind is None:
+        raise ValueError(f"{path} does not end like a picture; name it .png or .gif")
+    write_whole(path, lambda f: image.save(f, kind, **options))

@@ -14,7 +14,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from nano_ki import language, render, world
+from nano_ki import language, program, render, world
 from nano_ki.fast import FAST
 from nano_ki.language import BLANK, END, FIRST_FAST, GOAL, HEIGHT, PAD, X
 from nano_ki.model import Batch
@@ -106,9 +106,9 @@ def drawn_ahead(batches, places, workers=0, pin=False):
                       "(/dev/shm): make that larger, or use --workers 0") from None
 
 def _quiet(worker):
-    """In a worker: leave Ctrl-C to the main process, and end when that says so."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """In a worker: leave signals to stop to the main process, which ends its workers."""
+    for number in program.STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 def look(tables, config):
     """What the policy sees: uint8 [B, S, S, 3]."""

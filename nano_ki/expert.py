@@ -52,7 +52,6 @@ class Expert(nn.Module):
 
     def forward(self, x, t, memory):
         """Noisy chunks x [B, R, H, A] at times t [B, R], memory of B prefixes -> velocity [B, R, H, A].
-
         The R draws of one sample share its memory and do not see each other.
         """
         wave = t[..., None] * self.rate

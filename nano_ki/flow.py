@@ -15,7 +15,6 @@ import torch
 
 def sample_time(*shape, generator=None, device=None):
     """Training times t in [0, .999], float32 of `shape`.
-
     The noise level 1 - t is .999 u + .001 with u ~ Beta(1.5, 1). Its distribution function is u^1.5, so inverting
     it gives u = uniform^(1/1.5), exactly and without rejection.
     """
@@ -43,8 +42,6 @@ def euler(velocity, noise, steps):
     return x
 
 if __name__ == "__main__":
-    action, noise = torch.ones(2, 16, 3), torch.zeros(2, 16, 3)
-    t = sample_time(100_000)
-    print(f"mean noise level {1 - t.mean():.3f} (Beta(1.5, 1): .600)")
-    field = target(action, noise)
-    print(f"Euler on the true field ends at {euler(lambda x, t: field, noise, 10).mean():.3f} (action: 1)")
+    print(f"mean noise level {1 - sample_time(100_000).mean():.3f} (Beta(1.5, 1): .600)")
+    field = target(action := torch.ones(2, 16, 3), noise := torch.zeros(2, 16, 3))
+    print(f"Euler on the true field ends at {euler(lambda x, t: field, noise, 10).mean():.3f} (action: {action.mean():.0f})")

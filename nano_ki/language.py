@@ -132,9 +132,7 @@ def lesson(tables, rng, kind=None):
 
 if __name__ == "__main__":
     rng = np.random.default_rng(0)
-    tables = world.sample(rng, 8)
-    prompts, answers = lesson(tables, rng)
+    prompts, answers = lesson(world.sample(rng, 8), rng)
     print(f"{FIRST_FAST} words, prompts {prompts.shape}, answers {answers.shape}")
     for prompt, answer in zip(prompts, answers, strict=True):
         print(f"  {prompt_text(prompt):48s} -> {answer_text(answer)}")
-    print(instruction(tables)[0], parse(instruction(tables)[0]))

@@ -63,7 +63,6 @@ class VLA(nn.Module):
 
     def losses(self, batch, generator=None):
         """The named losses of one batch: {"fast", "text", "flow", "ce"}, scalars.
-
         "ce" is the mean over all real answer tokens, FAST and text alike (never over padding); "fast" and
         "text" are its two parts. Without answers (flow-only recipes) the three are 0. "flow" is the mean
         over chunks and `flow_draws` noises each.
@@ -98,7 +97,6 @@ class VLA(nn.Module):
     @torch.no_grad()
     def act(self, image, prompt, generator=None, steps=None):
         """Flow: one pass over the prefix, then `steps` Euler steps on its memory -> chunks [B, H, A].
-
         The actions are normalised (fast.restore gives table units). steps: default config.euler_steps. One robot gets
         one CPU thread: for products so small a second one is no faster, and on a busy machine four times slower.
         """
@@ -112,9 +110,9 @@ class VLA(nn.Module):
     @torch.no_grad()
     def act_tokens(self, image, prompt):
         """Autoregressive: FAST tokens one by one, of those that can still decode -> chunks [B, H, A]."""
-        longest = self.fast.horizon * self.fast.dims + 1
+        size = self.fast.horizon * self.fast.dims
         with threads_kept(1 if len(image) == 1 else None):
-            tokens = self.vlm.generate(image, prompt, longest, self.allowed, END).cpu().numpy()
+            tokens = self.vlm.generate(image, prompt, size + 1, self.allowed, END).cpu().numpy()
         ids = [row[row >= FIRST_FAST] - FIRST_FAST for row in tokens]
         chunks = self.fast.normalise(self.fast.decode(ids)).astype("float32")
         return torch.from_numpy(chunks).to(image.device)

@@ -75,6 +75,7 @@ def pretrain(config, path, steps, batch, seed=0, rate=RATE, start="", stop=lambd
     beside it. Returns the provenance, or None if it was stopped: by Ctrl-C, or by stop(step).
     A pre-training that was stopped or killed leaves path.unfinished. The same call goes on from there.
     """
+    configuration.refuse(Path(path).exists() and not Path(path).is_file(), f"--out is {path}, which is no file; name another one")
     with program.claimed(f"{path}.running", f"the VLM {path}"), ranks.threads_kept():
         job = {"steps": steps, "batch": batch, "seed": seed, "rate": rate, "start": str(start)}
         return _pretrain(config, Path(path), {**job, "pucks": config.pucks, **sizes(config)}, stop, **job)
@@ -94,8 +95,9 @@ def _pretrain(config, path, job, stop, steps, batch, seed, rate, start):
     groups = optimisers(vlm, rate, .15 * rate)
     saved = {"step": 0, "minutes": 0., "threads": 0}
     if unfinished.exists():
-        with stored(unfinished, PART_FORMAT, "; delete it to start from nothing") as content:
-            saved = content if all(content[name] == value for name, value in job.items()) else saved
+        with stored(unfinished, PART_FORMAT, "; delete it to start from nothing") as saved:
+            other = [name for name, value in job.items() if saved[name] != value]
+        configuration.refuse(other, f"{unfinished} has another {', '.join(other)}; give the same flags, or delete it to start from nothing")
     minutes = saved["minutes"]
     if saved["step"]:
         vlm.load_state_dict(saved["weights"])

@@ -28,6 +28,8 @@ say = tqdm.write            # print a line, above the progress bar if there is o
 def write_whole(path, write):
     """Call write(file) for path.part, flush it, rename it to path. OSError says what to do where that fails."""
     part = Path(f"{path}.part")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"cannot write {path}, which is no file; choose another name")
     try:
         with open(part, "wb") as f:
             write(f)
@@ -36,6 +38,8 @@ def write_whole(path, write):
         os.replace(part, path)
     except (OSError, RuntimeError) as error:                    # (torch raises RuntimeError where a write fails)
         cause = error if isinstance(error, OSError) else error.__context__ or error
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from None
         full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
         advice = "free some space" if full else "choose a folder that can be written to"
         raise OSError(f"cannot write {path} ({first_line(cause)}); {advice}") from None
@@ -56,10 +60,16 @@ def claimed(path, what):
     over at once. Processes on other machines, which see it on a network disk, wait for STALE seconds."""
     path, over = Path(path), threading.Event()
     while True:
-        with suppress(FileExistsError), open(path, "x") as f:
-            json.dump([_place(), os.getpid(), _born(os.getpid())], f)
+        try:
+            with open(path, "x") as f:
+                json.dump([_place(), os.getpid(), _born(os.getpid())], f)
             break
-        if holder := _holder(path):
+        except FileExistsError:
+            holder = _holder(path)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise OSError(f"cannot write {path} ({error}); free some space, or choose another folder") from None
+        if holder:
             raise OSError(f"{what} is in use by {holder}; choose another, or wait (delete {path} if it is gone)")
         path.unlink(missing_ok=True)
 

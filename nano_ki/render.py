@@ -131,6 +131,5 @@ if __name__ == "__main__":
     tables = world.sample(rng, 8, goals="mixed")
     rows = picture_book(tables, rng, 96), robot_camera(tables, 96), robot_camera(tables, 96, .16)
     sheet = np.concatenate([np.concatenate(row, 1) for row in rows])
-    path = sys.argv[1] if len(sys.argv) > 1 else "render.png"
-    program.write_whole(path, lambda f: Image.fromarray(sheet).save(f, "PNG"))
+    program.write_whole([*sys.argv, "render.png"][1], lambda f: Image.fromarray(sheet).save(f, "PNG"))
     print(f"picture book, robot's camera, the same with grain: {rows[0].dtype} {rows[0].shape} each")

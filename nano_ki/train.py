@@ -29,11 +29,9 @@ from nano_ki.optim import clip, optimisers, schedule, set_rate
 from nano_ki.pretrain import can_compile, compile_blocks, make_vlm
 from nano_ki.program import say, write_json
 
-LOG_EVERY = 20           # steps between lines of metrics.jsonl
 
 def train_step(model, parts, batches, generators, config, step):
     """One update of the policy. Returns its losses and {part: gradient norm before clipping}.
-
     model: the policy, maybe wrapped by DDP or FSDP. parts: {"vlm" and "expert", if trained: (module, optimisers, first
     step)}. batches: this process's shards of the step's batch (one, unless --shards or several processes cut it);
     generators: a seeded one for each. FloatingPointError if a loss is not finite.
@@ -77,14 +75,12 @@ def train(config, stop=lambda step: False, policy=VLA, watch=lambda model, data:
     with the same weights. watch(model, data): what each check measures besides. ValueError and OSError say what to do
     about settings, folders and files. Under torchrun every rank calls it; rank 0 alone writes and returns.
     """
-    began, first = time.perf_counter(), os.environ.get("RANK", "0") == "0"
+    began, first = time.perf_counter(), "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
     tell = say if first else lambda text: None
     out = checkpoint.open_folder(config) if first else None
     claim = program.claimed(out / checkpoint.CLAIM, f"the folder {out}") if first else nullcontext()
     with claim, ranks.threads_kept():
         try:
-            if first and config.overwrite and not config.resume:
-                checkpoint.clear(out)
             saved = checkpoint.load(config.out, tell) if config.resume else None
             if saved:
                 config = going_on(config, saved["config"], tell)
@@ -158,7 +154,8 @@ def prepare(config, out, saved, policy, rank, size, tell):
         job.step, job.seconds = saved["step"], saved["seconds"]
     if rank == 0:
         explain(job, size)
-        if not saved:
+        if not saved:                            # (nothing of an old run is deleted before the new one can begin)
+            checkpoint.clear(out)
             write_json(out / "config.json", asdict(config))
     return job
 
@@ -193,7 +190,7 @@ def loop(job, stop, watch, rank):
             job.model.expert_trains = "expert" not in job.parts or step >= job.parts["expert"][2]
             values, norms = train_step(job.spread, job.parts, batches, generators, c, step)
             job.step, job.seconds = step + 1, time.perf_counter() - start
-            if job.step % LOG_EVERY == 0 or job.step == c.steps:
+            if job.step % 20 == 0 or job.step == c.steps:
                 values = {k: round(ranks.total(v, c.device), 5) for k, v in values.items()}
                 if rank == 0:
                     checkpoint.add_metrics(metrics, {

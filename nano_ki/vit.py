@@ -32,7 +32,6 @@ def heads(x):
 
 def attend(q, k, v, mask=None):
     """softmax(q k^T * 10/K) v, heads merged: [B, N, L, K] x [B, N, S, K] -> [B, L, N*K].
-
     q and k are normalised per head (norm), so 10/K bounds the logits by +-10. mask: bool, True = sees.
     """
     return F.scaled_dot_product_attention(q, k, v, mask, scale=10 / HEAD).transpose(1, 2).flatten(2)

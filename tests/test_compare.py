@@ -190,7 +190,7 @@ def test_the_best_rate_is_chosen_in_validation_scenes():
 def test_sweeps_name_settings():
     assert compare.swept("alpha=.1,10") == [["--alpha", ".1"], ["--alpha", "10"]]
     assert compare.swept("fast-vocab=512") == [["--fast-vocab", "512"]]
-    for bad in ("alpha", "beta=1"):
+    for bad in ("alpha", "beta=1", "seed=5,6", "out=x"):
         with pytest.raises(ValueError, match="SETTING=VALUE"):
             compare.swept(bad)
 

@@ -158,8 +158,11 @@ def test_a_pre_training_that_was_stopped_goes_on_to_the_same_bits(tmp_path, caps
 def test_other_settings_or_rubbish_do_not_go_on_from_a_stopped_pre_training(tmp_path, capsys):
     config, out = configuration.make(**SMALL), tmp_path / "a.pt"
     pretrain.pretrain(config, out, 5, 4, stop=lambda step: step == 2)
-    pretrain.pretrain(config, out, 3, 4, seed=1)
+    with pytest.raises(ValueError, match="has another steps, seed; give the same flags, or delete it"):
+        pretrain.pretrain(config, out, 3, 4, seed=1)
     assert "going on" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no file"):
+        pretrain.pretrain(config, tmp_path, 3, 4)
     (tmp_path / "a.pt.unfinished").write_bytes(b"rubbish")
     with pytest.raises(ValueError, match="delete it to start from nothing"):
         pretrain.pretrain(config, out, 3, 4, seed=1)
@@ -182,6 +185,49 @@ def test_a_second_run_in_a_folder_is_refused_at_once(tmp_path):
     assert (out / checkpoint.CLAIM).exists()
     train.train(replace(checkpoint.load(out)["config"], out=str(out), resume=True), stop=lambda step: True)
     assert not (out / checkpoint.CLAIM).exists()
+
+
+def test_a_run_that_cannot_begin_deletes_nothing(tmp_path):
+    out = tmp_path / "r"
+    train.train(configuration.make(**SMALL, out=str(out)))
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    for wrong in ({"vlm": "/nowhere.pt"}, {"fast_vocab": 16}):
+        with pytest.raises((ValueError, OSError)):
+            train.train(configuration.make(**{**SMALL, **wrong}, out=str(out), overwrite=True))
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    train.train(configuration.make(**{**SMALL, "steps": 2}, out=str(out), overwrite=True))
+    assert [m["step"] for m in checkpoint.read_metrics(out / "metrics.jsonl")] == [2]
+
+
+def test_a_signal_to_the_whole_group_is_one_signal(tmp_path):
+    """As a shell, timeout or a cluster sends it: the workers that draw batches do not die of it before the run has saved."""
+    child = start(*FLAGS, "--steps=100000", "--save-every=100000", "--workers=1", f"--out={tmp_path / 'r'}", start_new_session=True)
+    wait_for(lambda: (tmp_path / "r" / "metrics.jsonl").exists() and (tmp_path / "r" / "metrics.jsonl").stat().st_size, child)
+    os.killpg(child.pid, signal.SIGTERM)
+    assert "stopped after step" in child.communicate(timeout=60)[0] and child.returncode == 0
+    assert checkpoint.load(tmp_path / "r")["step"] >= 20
+
+
+def test_an_interrupt_in_the_middle_of_a_write_is_no_disk_error(tmp_path):
+    def write(f):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RuntimeError("PytorchStreamWriter failed") from None
+    with pytest.raises(KeyboardInterrupt):
+        program.write_whole(tmp_path / "x", write)
+    with pytest.raises(OSError, match="no file"):
+        program.write_whole(tmp_path, lambda f: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_that_finds_no_space_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(json, "dump", full)
+    with pytest.raises(OSError, match="free some space"), program.claimed(tmp_path / "c", "x"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_claims_on_a_network_disk(tmp_path):
@@ -366,7 +412,8 @@ def test_every_number_has_bounds_that_its_help_states(capsys):
 
 
 @pytest.mark.parametrize("args", [["--wobble=17"], ["--rate=100000"], ["--gamma=1e308"], ["--gamma=1e-9"], ["--grain=1e39"],
-                                  ["--vit-depth=2147483647"], ["--recipe=pi0_fast", "--alpha=1e308"], ["--threads=100000"]])
+                                  ["--vit-depth=2147483647"], ["--recipe=pi0_fast", "--alpha=1e308"], ["--threads=100000"],
+                                  ["--steps=6", "--expert-from=.95"]])
 def test_numbers_that_mean_nothing_are_refused_in_one_line(args, capsys):
     with pytest.raises(SystemExit):
         configuration.parse(args)

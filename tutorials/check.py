@@ -455,7 +455,7 @@ def run(number, path=None):
         passed, says = False, "not written yet"
     except (OSError, SyntaxError) as error:
         passed, says = False, f"cannot read it: {error}"
-    except Exception as error:            # the student's bug, whatever it is
+    except (Exception, SystemExit) as error:            # the student's bug, whatever it is
         passed, says = False, f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return {"number": number, "passed": passed, "says": says, "seconds": round(time.perf_counter() - start, 2)}
 

@@ -296,6 +296,8 @@ def graded(check, model, batch):
                 accepted = accepted is None or bool(accepted)
             except AssertionError:
                 accepted = False
+            except SystemExit:
+                raise ValueError("check_insulated ends the program (sys.exit); return True or False") from None
         out[letter] = (accepted, letter == PAPERS)
     return out
 

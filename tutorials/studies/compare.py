@@ -47,6 +47,7 @@ ARMS = {
 }
 PROGRAMS = {"leak": "tutorials.studies.leak"}   # what trains an arm, if not the next
 TRAIN = "tutorials.studies.watched"            # nano_ki.train that measures gradients on the way
+OWN = {"seed", "out", "resume", "overwrite"}   # settings that a comparison sets itself
 CHILDREN = []                                  # all processes that were started
 QUICK = ("ki", "pi0", "frozen")                # for --quick, with
 QUICK_STEPS = 800                              # a quarter of an hour on two slow cores
@@ -75,7 +76,7 @@ def run(arm, seed, flags, results, root, threads):
 
     def call(*words):
         child = subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                                 stderr=subprocess.PIPE, env=environment)
+                                 stderr=subprocess.PIPE, env=environment, start_new_session=True)     # (signals come from here)
         CHILDREN.append(child)
         said = child.communicate()[1]
         if child.returncode:
@@ -132,7 +133,7 @@ def side_by_side(runs, path):
 def swept(text):
     """"alpha=.1,1,10" -> [["--alpha", ".1"], ...]. ValueError if there is no such setting."""
     name, equals, values = text.partition("=")
-    if not equals or name.replace("-", "_") not in {f.name for f in fields(Config)}:
+    if not equals or name.replace("-", "_") not in {f.name for f in fields(Config)} - OWN:
         raise ValueError(f"--sweep is {text!r}; wanted SETTING=VALUE,VALUE... with a setting of nano_ki.train")
     return [[f"--{name.replace('_', '-')}", value] for value in values.split(",")]
 
@@ -219,6 +220,9 @@ def main():
     args, flags = parser.parse_known_args()         # the rest goes to nano_ki.train
     if args.quick:
         args.arms, args.seeds, flags = QUICK, [0], ["--steps", str(QUICK_STEPS), *flags]
+    if given := sorted({f.split("=")[0] for f in flags} & {f"--{name}" for name in OWN}):
+        raise ValueError(f"{given[0]} is set by the comparison; use --seeds, --folder")
+    args.folder = Path(args.folder).resolve()
     if args.search:
         args.seeds, flags = [SEARCH_SEED], ["--validate", "--check-every", "0", *flags]
     else:
