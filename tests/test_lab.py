@@ -103,7 +103,7 @@ def test_a_form_by_hand_and_bad_forms(tmp_path, facts):
     assert run("predict", form, "--form").returncode == 0
     assert "placement A, flow -> vision encoder: None" in run("lock", form).stderr
     assert "is there already" in run("predict", form, "--form").stderr
-    for content in ("", "[]", "{}", '{"cells": 3}'):
+    for content in ("", "[]", "{}", '{"cells": 3}', json.dumps({k: v for k, v in answered(facts).items() if k != "lock"})):
         form.write_text(content)
         bad = run("lock", form)
         assert bad.returncode == 1 and bad.stderr.startswith("error: ") and "Traceback" not in bad.stderr

@@ -72,7 +72,7 @@ def inputs(pen, sheet):
         pen.rectangle(grow((443 + 16 * i, ROW - 7), (457 + 16 * i, ROW + 7)), draw.PAPER, INK, ZOOM)
     pen.line(grow((345, 382), (345, 378), (557, 378), (557, 382)), INK, ZOOM)
     write(pen, 345, ROW + 22, "36 picture tokens", size=15, anchor="lm")
-    write(pen, 502, ROW + 22, "7 words", size=15, anchor="lm")
+    write(pen, 500, ROW + 22, "7 prompt", size=15, anchor="lm")
     write(pen, 434, ROW - 4, "...")
     write(pen, 474, 360, "the prefix", anchor="lm")
 

@@ -171,6 +171,8 @@ def digest(form):
 def complete(form):
     """ValueError with the first thing that is missing or wrong in a form."""
     try:
+        if missing := {"name", "lock", "score"} - set(form):
+            raise KeyError(*sorted(missing)[:1])
         for letter in PLACEMENTS:
             for cell in CELLS:
                 if form["cells"][letter][cell] not in (True, False):
