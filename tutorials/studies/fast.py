@@ -126,7 +126,8 @@ def main():
         rng, t = np.random.default_rng(0), np.linspace(0, 4, 120)[:, None]
         episodes = [np.sin(t * rng.uniform(.5, 2, 7) + rng.uniform(0, 6, 7)) for _ in range(50)]
     if len(episodes) < 2:
-        raise ValueError(f"{args.file} holds {len(episodes)} episode(s); wanted 2 or more: the first 80 % to fit, the rest to test")
+        raise ValueError(f"{args.file} holds {len(episodes)} episode(s); wanted 2 or more, {args.horizon} steps long: the first 80 % "
+                         "are for the fit, the rest for the test")
     cut = max(1, int(.8 * len(episodes)))
     train, test = (windows(part, args.horizon, args.stride) for part in (episodes[:cut], episodes[cut:]))
     start = time.perf_counter()
