@@ -13,6 +13,7 @@ import platform
 import sys
 import tempfile
 import time
+import timeit
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -165,13 +166,7 @@ def matrix_peak(c):
 
 def seconds(function, times=5):
     """Median of `times` runs, after one that is not counted."""
-    function()
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - start)
-    return float(np.median(taken))
+    return float(np.median(timeit.repeat(function, number=1, repeat=times + 1)[1:]))
 
 
 def latency(model):

@@ -7,6 +7,7 @@ Without a FILE it takes smooth made-up chunks. What each setting does: fast_swee
 import argparse
 import json
 import time
+import timeit
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -88,15 +89,6 @@ def plot(fast, chunk, path):
     draw.save(image, path)
 
 
-def _median_seconds(function, times=5):
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - start)
-    return float(np.median(taken))
-
-
 HELP_DATA = """
 Data: an .npz with `flat`, float [sum T, D], all episodes behind each other, and `lengths`, int [episodes].
 From LeRobot: a dataset's parquet files hold a row a frame; np.stack the column "action", and count rows per
@@ -134,7 +126,7 @@ def main():
     fast = FAST.fit(train, args.gamma, args.vocab)
     fit_s = time.perf_counter() - start
     tokens = fast.encode(test)
-    encode_ms, decode_ms = (1000 * _median_seconds(f) / len(test) for f in (
+    encode_ms, decode_ms = (1000 * float(np.median(timeit.repeat(f, number=1, repeat=5))) / len(test) for f in (
         lambda: fast.encode(test), lambda: fast.decode(tokens)))
     r = {k: round(float(v), 5) for k, v in report(fast, test).items()}
     r |= {"fit_s": round(fit_s, 3), "encode_ms": round(encode_ms, 4), "decode_ms": round(decode_ms, 4)}
