@@ -7,6 +7,7 @@ Try it: python -m nano_ki.train --help          Read next: world.py
 """
 import argparse
 import inspect
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -28,15 +29,17 @@ class Config:
     freeze: bool = False            # keep the VLM fixed and train the expert only
     alpha: float = 1.               # weight of the flow loss (0 to 1e6)
     flow_draws: int = 4             # noises and times per sample that share one pass of the VLM (1 to 4096)
-    robot_questions: float = .5     # a share of the questions is about robot pictures, the rest about book pages (0 to 1)
+    expert_updates: int = 0         # the draws are dealt out to so many updates of the expert; more than one needs a memory that the flow loss cannot change: --insulate or --freeze; 0: 2 there, else 1 (0 to 4096)
+    two_pages: float = .125         # a share of the questions is about two book pages (0 to 1)
+    robot_questions: float = .5     # a share of the other questions is about robot pictures, the rest about book pages (0 to 1)
     # -- The world and its demonstrations
     kinds: str = "seen"             # objects in the demonstrations: a set of kinds that world.py names
-    goals: str = "sides"            # where pucks go: sides (by name) | pads (only the camera shows) | mixed
+    holes: bool = True              # leave a part of the table, and one goal of each kind, out of the demonstrations
     episodes: int = 12000           # demonstrations; failed ones are dropped (1 to 1e7)
     wobble: float = .06             # standard deviation of a random offset on each executed stroke (0 to .5)
     pucks: int = 3                  # pucks on each table (1 to 4)
     rate: int = 1                   # control rate r: a chunk has 16 r waypoints, r times as dense (1 to 8)
-    grain: float = .16              # noise of the robot's camera, standard deviation; white is 1 (0 to 1)
+    cloth: float = .35              # contrast of the chequered cloth on the robot's table (0 to .5)
     image: int = 48                 # picture side in pixels, a multiple of 8 (16 to 192)
     # -- The model
     gamma: float = 6.               # FAST: coefficients are rounded to 1 / gamma (1 to 100)
@@ -48,20 +51,20 @@ class Config:
     vlm_steps: int = 0              # steps of pre-training where --vlm is not there; 0: an error (0 to 1e8)
     expert_width: int = 96          # width of the action expert (1 to 8192)
     # -- Training
-    steps: int = 1200               # training steps (1 to 1e8)
+    steps: int = 1000               # training steps (1 to 1e8)
     batch: int = 64                 # samples in each step, besides those of --vlm-samples (1 to 65536)
     vlm_rate: float = .01           # Muon learning rate of the VLM's hidden matrices (1e-9 to 10)
     vlm_adam: float = .01           # AdamW learning rate of the VLM's embeddings and head (1e-9 to 10)
     expert_rate: float = .03        # Muon learning rate of the expert's hidden matrices (1e-9 to 10)
     expert_adam: float = .0045      # AdamW learning rate of the rest of the expert (1e-9 to 10)
-    warmup: int = 100               # steps of linear warm-up; the second half decays linearly to 0 (1 to 1e8)
+    warmup: int = 20                # steps of linear warm-up; the second half decays linearly to 0 (1 to 1e8)
     clip: float = 1.                # gradient norm limit, for the VLM and for the expert each (1e-6 to 1e9)
     seed: int = 0                   # seed of everything random (0 to 2147483647)
     # -- Acting and evaluation
-    euler_steps: int = 10           # integration steps per chunk (1 to 1000)
+    euler_steps: int = 5            # integration steps per chunk (1 to 1000)
     execute: int = 8                # waypoints executed before the next plan (1 to 128)
     scenes: int = 400               # evaluation scenes in each test set (1 to 1e6)
-    check_every: int = 400          # steps between short evaluations during training; 0: none (0 to 1e8)
+    check_every: int = 200          # steps between short evaluations during training; 0: none (0 to 1e8)
     # -- The run's folder
     out: str = ""                   # folder of the run ("": a new one under runs/)
     resume: bool = False            # go on with the run that --out holds
@@ -88,6 +91,11 @@ class Config:
         """Whether the VLM has a loss of its own: action tokens, text or both."""
         return self.fast_loss or self.vlm_samples > 0
 
+    @property
+    def updates(self):
+        """Updates of the expert in one step. More than one share a pass of the VLM, which the first must not change."""
+        return self.expert_updates or (math.gcd(2, self.flow_draws) if self.insulate or self.freeze else 1)
+
 def helps():
     """Read the source of Config. Returns {field: its comment} and {field: the heading above it}."""
     notes, headings = {}, {}
@@ -111,8 +119,7 @@ GPU = dict(image=96, pucks=4, rate=2, execute=16, fast_vocab=512, vlm_width=384,
 BIG = dict(GPU, vlm_width=1024, vit_depth=6, depth=18, expert_width=512, vlm="", vlm_steps=0, batch=128,
            vlm_samples=48, episodes=4000, steps=100, warmup=10, scenes=16, check_every=0)
 PRESETS = {"laptop": {}, "gpu": GPU, "big": BIG}
-CHOICES = {"recipe": tuple(RECIPES), "preset": ("auto", *PRESETS), "goals": ("sides", "pads", "mixed"),
-           "kinds": tuple(KINDS), "tokens": ("fast", "binned"), "device": ("auto", "cpu", "cuda", "mps")}
+CHOICES = {"recipe": tuple(RECIPES), "preset": ("auto", *PRESETS), "kinds": tuple(KINDS), "tokens": ("fast", "binned"), "device": ("auto", "cpu", "cuda", "mps")}
 ELSEWHERE = ("device", "threads", "workers")     # may change when a run goes on, on another machine
 
 def flag(name):
@@ -183,6 +190,9 @@ def check(c):
     refuse(c.batch % c.shards or c.vlm_samples % c.shards,
            f"--shards is {c.shards}; it must divide --batch {c.batch} and --vlm-samples {c.vlm_samples}")
     refuse(not c.flow_loss and (c.freeze or not c.fast_loss), "nothing to train is left; add --flow-loss")
+    refuse(c.expert_updates > 1 and not (c.insulate or c.freeze), f"--expert-updates is {c.expert_updates}, but the flow loss "
+           "changes the memory that they would share; use --insulate or --freeze, or 1")
+    refuse(c.flow_draws % c.updates, f"--flow-draws is {c.flow_draws}; it must be a multiple of --expert-updates {c.updates}")
     late = c.flow_loss and c.cross_entropy and not c.freeze and round(c.expert_from * c.steps) < c.steps
     refuse(c.expert_from and not late, "--expert-from needs a VLM that learns before, --flow-loss, and steps for the expert")
     refuse(c.resume and not c.out, "--resume needs --out: which run?")

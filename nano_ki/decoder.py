@@ -12,10 +12,16 @@ is what the action expert reads, in training and when acting. It depends on no a
 Try it: python -m nano_ki.decoder          Read next: flow.py
 """
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from nano_ki.vit import Block, ViT, linear, norm
 
+PAGES = 2                    # pictures in one prefix at most
+
+def alternate(pages, words):
+    """Pictures [B, n, S, S, 3] and words [B, n, slots] -> the segments of a prefix: picture, words, picture, words ..."""
+    return [segment for page in zip(pages.unbind(1), words.unbind(1), strict=True) for segment in page]
 
 def prefix_mask(prefix, answer, device=None):
     """bool [L, L], L = prefix + answer: True where the row's token sees the column's."""
@@ -34,23 +40,31 @@ class VLM(nn.Module):
         self.embed = nn.Embedding(vocabulary, width)
         nn.init.normal_(self.embed.weight, std=.5)
         self.position = nn.Parameter(.5 * torch.randn(slots + longest, width))
+        self.page = nn.Parameter(.5 * torch.randn(PAGES, width))
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.head = linear(width, vocabulary, zero=True)
         self.slots = slots
 
-    def prefix(self, image, prompt):
-        """uint8 [B, S, S, 3], ids [B, slots] -> [B, T, D]."""
-        # A token shift adds the word before (to the first, the last), so that one query can ask for "red star".
-        # Without it the VLM told pucks apart by colour alone for 7,000 steps. With it, 400 more steps were enough.
-        words = self.embed(prompt) + self.embed(prompt.roll(1, 1)) + self.position[:self.slots]
-        return torch.cat((self.vit(image), words), 1)
+    def prefix(self, *segments):
+        """Pictures uint8 [B, S, S, 3] and words, ids [B, slots], in any order: picture, words, picture, words ...
+        -> [B, T, D]. Each picture begins a new page, and its words belong to it."""
+        read, page = [], -1
+        for segment in segments:
+            if segment.ndim == 4:
+                page += 1
+                read.append(self.vit(segment) + self.page[page])
+            else:
+                # A token shift adds the word before, so that one query can ask for "red star". Without it the VLM told
+                # pucks apart by colour alone for 7,000 steps. With it, 400 more steps were enough.
+                words = self.embed(segment)
+                before = F.pad(words[:, :-1], (0, 0, 1, 0))
+                read.append(words + before + self.position[:self.slots] + self.page[max(page, 0)])
+        return torch.cat(read, 1)
 
     def forward(self, prefix, answer=None, layers=None):
-        """prefix [B, T, D], answer ids [B, F] or None -> logits [B, F + 1, V], memory.
-        Logits j predict answer token j from the prefix and the tokens before j; the last one is what
-        comes next. memory: per layer (k, v), each [B, N, T, K], of the prefix alone. layers: use the first
-        `layers` only (pretrain.py; None: all).
-        """
+        """prefix [B, T, D], answer ids [B, F] or None -> logits [B, F + 1, V], memory. Logits j predict answer token j
+        from the prefix and the tokens before j; the last one is what comes next. memory: per layer (k, v), each [B, N,
+        T, K], of the prefix alone. layers: use the first `layers` only (pretrain.py; None: all)."""
         x, length, mask = prefix, prefix.shape[1], None
         if answer is not None:
             place = self.position[self.slots:self.slots + answer.shape[1]]
@@ -72,15 +86,14 @@ class VLM(nn.Module):
             now.append(kv)
         return self.head(norm(x[:, 0])), now
 
-    def generate(self, image, prompt, count, allow=None, end=None):
-        """Greedy answer of at most `count` tokens, ids [B, j]: it stops when all rows say `end`.
-        allow(tokens [B, j]) -> bool [B, V] restricts the next one (None: all); end: id or None.
-        """
-        logits, past = self(self.prefix(image, prompt))
+    def generate(self, segments, count, allow=None, end=None):
+        """Greedy answer to a prefix of these segments, at most `count` tokens, ids [B, j]: it stops when all rows say `end`.
+        allow(tokens [B, j]) -> bool [B, V] restricts the next one (None: all); end: id or None."""
+        logits, past = self(self.prefix(*segments))
         logits, tokens = logits[:, -1], []
         for number in range(count):
             if allow is not None:
-                seen = torch.stack(tokens, 1) if tokens else prompt[:, :0]
+                seen = torch.stack(tokens, 1) if tokens else segments[-1][:, :0]
                 logits = logits.masked_fill(~allow(seen), -torch.inf)
             tokens.append(logits.argmax(-1))
             if number + 1 == count or (end is not None and (tokens[-1] == end).all()):

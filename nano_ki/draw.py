@@ -81,7 +81,7 @@ def panels(pictures, texts, won, waypoints=None):
     return sheet
 
 def save_gif(frames, path, milliseconds=90):
-    """frames: PIL images of one size. (Median cut, the default, would spend the palette on the table's grain.)"""
+    """frames: PIL images of one size. (Median cut, the default, would spend the palette on the cloth.)"""
     palette = frames[0].quantize(128, Image.Quantize.FASTOCTREE)
     small = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
     save(small[0], path, save_all=True, append_images=small[1:], duration=milliseconds, loop=0, optimize=True)

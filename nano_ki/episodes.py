@@ -16,15 +16,15 @@ from torch.utils.data import DataLoader
 
 from nano_ki import language, program, render, world
 from nano_ki.fast import FAST
-from nano_ki.language import BLANK, END, FIRST_FAST, GOAL, HEIGHT, PAD, X
+from nano_ki.language import BLANK, COLOUR, END, FIRST_FAST, GOAL, HEIGHT, PAD, SHAPE, X
 from nano_ki.model import Batch
 
 
-def demonstrate(rng, episodes, kind_set, goals="sides", wobble=.06, pucks=3, rate=1):
+def demonstrate(rng, episodes, kind_set, holes=True, wobble=.06, pucks=3, rate=1):
     """Run the expert. Returns Tables (one for each planning moment) and their clean strokes [n, H, 3].
-    rng: numpy Generator; kind_set: int [k, 2], the objects that occur; wobble: standard deviation of the
-    offset, which is constant in each stroke; rate: control rate (world.step). ValueError if all fail."""
-    tables = world.sample(rng, episodes, kind_set, goals, pucks)
+    rng: numpy Generator; kind_set: int [k, 2], the objects that occur; holes: whether places and goals are left out
+    (world.sample); wobble: standard deviation of the offset, which is constant in each stroke; rate: control rate (world.step). ValueError if all fail."""
+    tables = world.sample(rng, episodes, kind_set, pucks, "left out" if holes else None)
     plan = np.zeros((episodes, rate * world.STEPS, 3), np.float32)
     at, until = np.zeros((2, episodes), int)        # steps of the plan: executed so far, and to execute
     done, samples = np.zeros(episodes, bool), []
@@ -43,7 +43,9 @@ def demonstrate(rng, episodes, kind_set, goals="sides", wobble=.06, pucks=3, rat
     good = done[np.concatenate(owner)]
     if not good.any():
         raise ValueError(f"all {episodes} episodes failed; lower --wobble ({wobble}) or raise --episodes")
-    return world.join(moments).take(good), np.concatenate(strokes)[good]
+    moments, strokes = world.join(moments).take(good), np.concatenate(strokes)[good]
+    shown = ~(world.in_hole(moments.puck).any(1) & holes)                # (pucks are pushed through the hole, too)
+    return moments.take(shown), strokes[shown]
 
 def fit_fast(strokes, config):
     """The FAST tokenizer of the toy's chunks. x and y are known to lie in +-1.2, so it needs no percentiles.
@@ -61,7 +63,7 @@ class Data:
     def __init__(self, config, fast=None):
         c = self.config = config
         rng, kinds = np.random.default_rng((c.seed, 1)), world.KINDS[c.kinds]
-        self.tables, strokes = demonstrate(rng, c.episodes, kinds, c.goals, c.wobble, c.pucks, c.rate)
+        self.tables, strokes = demonstrate(rng, c.episodes, kinds, c.holes, c.wobble, c.pucks, c.rate)
         self.fast = fast or fit_fast(strokes, config)
         self.chunks = self.fast.normalise(strokes).astype(np.float32)
         tokens = self.fast.encode(strokes)
@@ -74,23 +76,34 @@ class Data:
 
     def batch(self, step=0, shard=0):
         """The Batch of one step and shard: its part of config.batch robot samples, then of config.vlm_samples
-        questions. A share of these, config.robot_questions, is about demonstrations, not book pages."""
+        questions. A share of these, config.two_pages, is about two book pages; of the others a share,
+        config.robot_questions, is about demonstrations, not book pages."""
         c, rng = self.config, np.random.default_rng((self.config.seed, 2, step, shard))
         pick = rng.integers(len(self.tables), size=c.batch // c.shards)
         tables = self.tables.take(pick)
         image, prompt, answer = look(tables, c), say(tables, c), self.answers[pick]
-        if questions := c.vlm_samples // c.shards:
-            on_robot = round(questions * c.robot_questions)
-            book = world.sample(rng, questions - on_robot, pucks=c.pucks)
+        double = round(c.two_pages * c.vlm_samples / c.shards)
+        if c.vlm_samples:
+            single = c.vlm_samples // c.shards - double
+            on_robot = round(single * c.robot_questions)
+            book = world.sample(rng, single - on_robot, pucks=c.pucks)
             shown = self.tables.take(rng.integers(len(self.tables), size=on_robot))
             image = np.concatenate((image, look(shown, c), render.picture_book(book, rng, c.image)))
-            asked, text = language.lesson(world.join((shown, book)), rng)
+            parts = language.lesson(shown, rng, *language.QUESTIONS), language.lesson(book, rng)     # (a command gets tokens)
+            asked, text = map(np.concatenate, zip(*parts, strict=True))
             prompt = np.concatenate((prompt, asked))
             rows = [torch.from_numpy(row) for row in (*np.where(c.fast_loss, answer, PAD), *text)]
             answer = pad_sequence(rows, batch_first=True, padding_value=PAD).numpy()
         if not c.compile:     # columns of padding alone cost time (but a compiled step wants equal shapes)
             answer = answer[:, :(answer != PAD).any(0).sum()]
-        return Batch(*map(torch.from_numpy, (image, prompt, answer, self.chunks[pick])))
+        pages, words, reply = two_pages(world.sample(rng, double, pucks=c.pucks), rng, c.image)
+        return Batch(*map(torch.from_numpy, (image, prompt, answer, self.chunks[pick], pages, words, reply)))
+
+def two_pages(before, rng, size):
+    """Book pages before and after a push, and the question about it (language.two_pages): pictures uint8 [B, 2, S, S, 3],
+    words [B, 2, 7], answers [B, 2]."""
+    after, words, answer = language.two_pages(before, rng)
+    return np.stack([render.picture_book(tables, rng, size) for tables in (before, after)], 1), words.swapaxes(0, 1).copy(), answer
 
 def drawn_ahead(batches, places, workers=0, pin=False):
     """Iterate over batches[p] for p in places, drawn ahead by `workers` processes (0: drawn when asked for).
@@ -112,7 +125,7 @@ def _quiet(worker):
 
 def look(tables, config):
     """What the policy sees: uint8 [B, S, S, 3]."""
-    return render.robot_camera(tables, config.image, config.grain)
+    return render.robot_camera(tables, config.image, config.cloth)
 
 def say(tables, config):
     """What the policy is told: prompt ids [B, 7], partly blank with config.blind or without config.state."""
@@ -120,7 +133,7 @@ def say(tables, config):
     if not config.state:
         prompt[:, X:HEIGHT + 1] = BLANK
     if config.blind:
-        prompt[:, GOAL:] = BLANK
+        prompt[:, (GOAL, SHAPE, COLOUR)] = BLANK
     return prompt
 
 if __name__ == "__main__":

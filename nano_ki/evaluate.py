@@ -45,11 +45,10 @@ def policy_of(model, seed=0, hide=()):
     return lambda tables: model.fast.restore(act(*inputs(model, tables, hide)).cpu().numpy())
 
 def rollout(policy, tables, execute=8, watch=None, rate=1):
-    """Act in closed loop from `tables` (not changed); a scene ends when it succeeds. rate: see world.step.
-    watch(tables, ids of the running scenes, chunk, waypoint number) is called before each step.
-    Returns success bool [B] and right puck bool [B], which means that the target moved most, and at least .05."""
-    start, tables, ids = tables, tables.take(slice(None)), np.arange(len(tables))
-    final, won = start.puck.copy(), np.zeros(len(start), bool)
+    """Act in closed loop from `tables` (not changed); a scene ends when it succeeds, or its time is up. Returns the tables
+    in the end. rate: see world.step. watch(tables, ids of the running scenes, chunk, waypoint number): called before a step.
+    """
+    end, tables, ids = tables.take(slice(None)), tables.take(slice(None)), np.arange(len(tables))
     for _, i in product(range(0, rate * world.HORIZON, execute), range(execute)):
         if i == 0:
             chunk = policy(tables)
@@ -57,56 +56,92 @@ def rollout(policy, tables, execute=8, watch=None, rate=1):
             watch(tables, ids, chunk, i)
         world.step(tables, chunk[:, i], rate)
         done = world.success(tables)
-        final[ids], won[ids] = tables.puck, done
-        if won.all():
+        end.puck[ids], end.finger[ids], end.pressed[ids] = tables.puck, tables.finger, tables.pressed
+        if done.all():
             break
         tables, ids, chunk = tables.take(~done), ids[~done], chunk[~done]
-    moved = np.linalg.norm(final - start.puck, axis=-1)
-    return won, (moved.argmax(1) == start.target) & (moved.max(1) > .05)
+    return end
 
-def test_scenes(name, n, goals, seed=TEST_SEED, pucks=3):
-    """The n scenes of one test set (a name in world.KINDS): the same for every run."""
-    rng = np.random.default_rng((seed, list(world.KINDS).index(name)))
-    return world.sample(rng, n, world.KINDS[name], goals, pucks)
+def right_puck(start, end):
+    """[B] bool: the target moved most, and at least .05."""
+    moved = np.linalg.norm(end.puck - start.puck, axis=-1)
+    return (moved.argmax(1) == start.target) & (moved.max(1) > .05)
+
+def two_commands(policy, tables, second, execute=8, rate=1):
+    """The second command, (target [B], goal [B]), is given when the first is done, or its time is up. Returns success bool
+    [B], which means that both pucks lie at their goals in the end, and the right puck for both, bool [B]."""
+    middle = rollout(policy, tables, execute, rate=rate)
+    middle.target, middle.goal = second
+    end = rollout(policy, middle, execute, rate=rate)
+    first = replace(end, target=tables.target, goal=tables.goal)
+    return world.success(end) & world.success(first), right_puck(tables, middle) & right_puck(middle, end)
+
+def test_scenes(name, n, seed=TEST_SEED, pucks=3):
+    """The n scenes of one test set (in world.TEST_SETS or world.KINDS): the same for every run."""
+    rng = np.random.default_rng((seed, [*world.KINDS, *world.TEST_SETS[5:]].index(name)))
+    holes = name if name in ("spatial", "goal") else "left out" if name in world.TEST_SETS else None
+    return world.sample(rng, n, world.KINDS.get(name, world.KINDS["seen"]), pucks, holes)
+
+def long_scenes(n, seed=TEST_SEED, pucks=3):
+    """n scenes and a second command for each, (target, goal), of those that the expert can carry out."""
+    tables, rng = test_scenes("long", 2 * n + 20, seed, pucks), np.random.default_rng((seed, 8))
+    rows = np.arange(len(tables))
+    target = (tables.target + rng.integers(1, pucks, size=len(rows))) % pucks
+    wish = rng.random((len(rows), len(world.GOALS)))                 # another goal, and none that is left out
+    wish[rows, tables.goal] = wish[rows, world.never(tables.kind[rows, target])] = -1
+    goal = wish.argmax(1)
+    chosen = np.flatnonzero(two_commands(world.stroke, tables, (target, goal))[0])[:n]
+    return tables.take(chosen), (target[chosen], goal[chosen])
 
 def success(policy, config, n, names=world.TEST_SETS, seed=TEST_SEED):
     """The outcome in n scenes of each test set: ({name: of success}, {name: of the right puck})."""
-    won, right = {}, {}
+    c, won, right = config, {}, {}
     for name in names:
-        scenes = test_scenes(name, n, config.goals, seed, config.pucks)
-        won[name], right[name] = map(outcome, rollout(policy, scenes, config.execute, rate=config.rate))
+        if name == "long":
+            results = two_commands(policy, *long_scenes(n, seed, c.pucks), c.execute, c.rate)
+        else:
+            scenes = test_scenes(name, n, seed, c.pucks)
+            end = rollout(policy, scenes, c.execute, rate=c.rate)
+            results = world.success(end), right_puck(scenes, end)
+        won[name], right[name] = map(outcome, results)
     return won, right
 
 @torch.no_grad()
-def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED, pucks=3, free=True, grain=0.):
-    """Shares of right answers, {"where", "colour", "shape"}, in n new scenes. pictures: "book" or "robot".
-    A place is right if x and y are each at most one bin (1/32 of the table) off. free: any token may be answered;
-    else only words of the right category, because a VLM can lose the habit of answering and keep its sight."""
+def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED, pucks=3, free=True, cloth=0.):
+    """Shares of right answers, {"where", "colour", "shape", "went"}, in n new scenes; "went" asks about two pictures
+    (language.two_pages). pictures: "book" or "robot". A place is right if x and y are each at most one bin (1/32 of the
+    table) off. free: any token may be answered; else only words of the right category, because a VLM can lose the habit of
+    answering and keep its sight."""
     rng, device, out = np.random.default_rng((seed, 9)), next(vlm.parameters()).device, {}
-    robot = pictures == "robot"
-    tables = world.sample(rng, n, goals="mixed" if robot else "sides", pucks=pucks)
-    image = render.robot_camera(tables, size, grain) if robot else render.picture_book(tables, rng, size)
-    for kind, words in (("where", language.NUMBERS), ("colour", world.COLOURS), ("shape", world.SHAPES)):
+    tables = world.sample(rng, n, pucks=pucks)
+
+    def picture(tables):
+        return render.robot_camera(tables, size, cloth) if pictures == "robot" else render.picture_book(tables, rng, size)
+    image = picture(tables)
+    for kind, words in (("where", language.NUMBERS), ("colour", world.COLOURS), ("shape", world.SHAPES), ("went", world.GOALS)):
+        if kind == "went":
+            after, (first, second), answer = language.two_pages(tables, rng)
+            segments = image, first, picture(after), second
+        else:
+            prompt, answer = language.lesson(tables, rng, kind)
+            segments = image, prompt
         count, slack = (2, 1) if kind == "where" else (1, 0)
-        prompt, answer = language.lesson(tables, rng, kind)
         fits = torch.zeros(vlm.head.out_features, dtype=torch.bool, device=device)
         fits[[language.ID[word] for word in words]] = True
-        said = vlm.generate(torch.from_numpy(image).to(device), torch.from_numpy(prompt).to(device), count,
-                            None if free else lambda tokens, fits=fits: fits)
-        right = np.abs(said.cpu().numpy() - answer[:, :count]) <= slack
-        out[kind] = round(float(right.all(1).mean()), 4)
+        said = vlm.generate([torch.from_numpy(x).to(device) for x in segments], count, None if free else lambda tokens, fits=fits: fits)
+        out[kind] = round(float((np.abs(said.cpu().numpy() - answer[:, :count]) <= slack).all(1).mean()), 4)
     return out
 
 def vqa_both(model, n=None, free=True):
     """VQA on both kinds of picture: {"book": ..., "robot": ...}. n: scenes (default: the run's)."""
     c = model.config
-    return {pictures: vqa(model.vlm, pictures, n or c.scenes, c.image, pucks=c.pucks, free=free, grain=c.grain)
+    return {pictures: vqa(model.vlm, pictures, n or c.scenes, c.image, pucks=c.pucks, free=free, cloth=c.cloth)
             for pictures in ("book", "robot")}
 
 def latency(model, repeats=10):
     """Median milliseconds for one chunk of one robot: {"flow", "autoregressive"}, None if it was not trained."""
     c = model.config
-    one = inputs(model, test_scenes("seen", 1, c.goals, pucks=c.pucks))
+    one = inputs(model, test_scenes("seen", 1, pucks=c.pucks))
 
     def ms(act):
         seconds = timeit.repeat(lambda: act(*one).cpu(), number=1, repeat=repeats + 2)[2:]    # (two to warm up)
@@ -131,38 +166,34 @@ def film(model, tables, path, frame=192):
         done = [k not in ids for k in range(len(tables))]
         coming = dict(zip(ids, chunk[:, i:, :2], strict=True))
         frames.append(draw.panels(render.robot_camera(last, frame), texts, done, coming))
-    won, _ = rollout(policy_of(model), tables, model.config.execute, watch, model.config.rate)
+    end = rollout(policy_of(model), tables, model.config.execute, watch, model.config.rate)
     draw.save_gif(frames + [frames[-1]] * 5, path)
-    return won
+    return world.success(end)
 
-def command(text, goals):
-    """A command in words -> (kind [2], goal index). ValueError if it is none, or this world lacks its goal."""
+def command(text):
+    """A command in words -> (kind [2], goal index). ValueError if it is none."""
     prompt = language.parse(text)
     refuse(prompt[language.VERB] != language.ID["push"], f"{text!r} is no command; say 'push the COLOUR SHAPE to the GOAL'")
-    goal = prompt[language.GOAL] - language.GOAL0
-    known, name = {"sides": world.SIDES, "pads": world.PADS, "mixed": world.GOALS}[goals], world.GOALS[goal]
-    refuse(name not in known, f"this policy's world has no {name}; its goals: {', '.join(known)}")
-    return prompt[[language.COLOUR, language.SHAPE]] - (language.COLOUR0, language.SHAPE0), goal
+    return prompt[[language.COLOUR, language.SHAPE]] - (language.COLOUR0, language.SHAPE0), prompt[language.GOAL] - language.GOAL0
 
-def scene_for(text, goals, seed=0, pucks=3):
+def scene_for(text, seed=0, pucks=3):
     """A random scene that fits a command, which one in about 200 does. ValueError if none is found."""
-    kind, goal = command(text, goals)
+    kind, goal = command(text)
     rng = np.random.default_rng((seed, 3))
     for _ in range(100):
-        tables = world.sample(rng, 4096, goals=goals, pucks=pucks)
+        tables = world.sample(rng, 4096, pucks=pucks)
         fits = (tables.kind[np.arange(len(tables)), tables.target] == kind).all(1) & (tables.goal == goal)
         if fits.any():
             return tables.take([fits.argmax()])
     raise ValueError(f"no scene found for {text!r}; say another object or goal")
 
-def aim(tables, text, goals):
+def aim(tables, text):
     """Give one table another command, in place. ValueError if the object is not on the table."""
-    kind, goal = command(text, goals)
+    kind, goal = command(text)
     there = (tables.kind[0] == kind).all(1)
     asked, *names = (f"{world.COLOURS[c]} {world.SHAPES[s]}" for c, s in (kind, *tables.kind[0]))
     refuse(not there.any(), f"no {asked} on this table; there are: {', '.join(names)}")
     tables.target[:], tables.goal[:] = there.argmax(), goal
-    tables.goal_xy[:] = world.PLACES[goal if goal < 4 else tables.pads[0, goal - 4]]
 
 def table(summary):
     """What `measure` returns, or a whole summary.json, in lines of text."""
@@ -202,9 +233,9 @@ def main():
         program.write_json(Path(args.run, "evaluation.json"), result)
         print(json.dumps(result, indent=1) if args.json else table(result))
         return
-    tables = (scene_for(args.instruction, c.goals, args.seed, c.pucks) if args.scene is None
-              else test_scenes("all", args.scene + 1, c.goals, pucks=c.pucks).take([args.scene]))
-    aim(tables, args.instruction, c.goals)
+    tables = (scene_for(args.instruction, args.seed, c.pucks) if args.scene is None
+              else test_scenes("all", args.scene + 1, pucks=c.pucks).take([args.scene]))
+    aim(tables, args.instruction)
     said = language.instruction(tables)[0]
     path = Path(args.run, f"{'-'.join(said.split())}.gif")
     print(f"{said}: {'done' if film(model, tables, path)[0] else 'not done'} -> {path}")

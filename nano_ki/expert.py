@@ -13,9 +13,10 @@ Try it: python -m nano_ki.expert          Read next: model.py
 import torch
 from torch import nn
 
-from nano_ki.vit import attend, heads, linear, norm, squared_relu
+from nano_ki.vit import attend, linear, norm, queries_keys_values, squared_relu
 
 FREQUENCIES = 16
+PATCH = 2                    # waypoints in one action token: half the tokens, and no worse (measured)
 
 class ExpertBlock(nn.Module):
     def __init__(self, width, inner):
@@ -24,43 +25,48 @@ class ExpertBlock(nn.Module):
         self.q, self.k, self.v = (linear(width, inner) for _ in range(3))
         self.o = linear(inner, width)
         self.up, self.down = linear(width, 4 * width), linear(4 * width, width)
-        self.adapt = nn.Linear(width, 6 * width)
-        nn.init.zeros_(self.adapt.weight)
-        nn.init.zeros_(self.adapt.bias)
 
-    def forward(self, x, time, memory, mask):
-        """x [B, R, H, E], time [B, R, E], memory (k, v) [B, N, T, K], mask bool [R * H, T + R * H]."""
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.adapt(time)[:, :, None].chunk(6, -1)
-        h = (norm(x) * (1 + scale1) + shift1).flatten(1, 2)
-        q, k, v = norm(heads(self.q(h))), norm(heads(self.k(h))), heads(self.v(h))
+    def forward(self, x, modulation, memory, mask):
+        """x [B, R, H, E], modulation [B, R, 6, 1, E], memory (k, v) [B, N, T, K], mask bool [R * H, T + R * H] or None."""
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation.unbind(-3)
+        h = torch.addcmul(shift1, norm(x), scale1).flatten(1, 2)
+        q, k, v = queries_keys_values(h, self.q, self.k, self.v)
         k, v = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)
-        x = x + gate1 * self.o(attend(q, k, v, mask)).view_as(x)
-        h = norm(x) * (1 + scale2) + shift2
-        return x + gate2 * self.down(squared_relu(self.up(h)))
+        x = torch.addcmul(x, gate1, self.o(attend(q, k, v, mask)).view_as(x))
+        h = torch.addcmul(shift2, norm(x), scale2)
+        return torch.addcmul(x, gate2, self.down(squared_relu(self.up(h))))
 
 class Expert(nn.Module):
     def __init__(self, width, inner, depth, horizon, dims):
         super().__init__()
-        self.enter, self.leave = nn.Linear(dims, width), nn.Linear(width, dims)
+        self.enter, self.leave = nn.Linear(PATCH * dims, width), nn.Linear(width, PATCH * dims)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
-        self.position = nn.Parameter(.5 * torch.randn(horizon, width))
+        self.position = nn.Parameter(.5 * torch.randn(horizon // PATCH, width))
         self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width),
                                   nn.SiLU())
+        self.adapt = nn.ModuleList(nn.Linear(width, 6 * width) for _ in range(depth))    # one for each layer
+        for layer in self.adapt:
+            nn.init.zeros_(layer.weight)
+            layer.bias.data = torch.tensor((1., 0, 0, 1, 0, 0)).repeat_interleave(width)      # scale 1, shift 0, gate 0
         self.blocks = nn.ModuleList(ExpertBlock(width, inner) for _ in range(depth))
         self.register_buffer("rate", 2 * torch.pi * 2 ** torch.linspace(-2, 5, FREQUENCIES), False)
 
-    def forward(self, x, t, memory):
-        """Noisy chunks x [B, R, H, A] at times t [B, R], memory of B prefixes -> velocity [B, R, H, A].
-        The R draws of one sample share its memory and do not see each other.
-        """
+    def modulation(self, t):
+        """Flow times [...] -> scale, shift and gate of both halves of each layer, [..., depth, 6, 1, E]."""
         wave = t[..., None] * self.rate
         time = self.time(torch.cat((wave.sin(), wave.cos()), -1))
-        h = self.enter(x) + self.position
-        mask = draw_mask(memory[0][0].shape[2], *x.shape[1:3], x.device)
-        for block, kv in zip(self.blocks, memory, strict=True):
-            h = block(h, time, kv, mask)
-        return self.leave(norm(h))
+        return torch.stack([layer(time) for layer in self.adapt], -2).unflatten(-1, (6, 1, -1))
+
+    def forward(self, x, t, memory, modulation=None):
+        """Noisy chunks x [B, R, H, A] at times t [B, R], memory of B prefixes -> velocity [B, R, H, A].
+        The R draws of one sample share its memory and do not see each other. modulation: of t, where it is known."""
+        modulation = self.modulation(t) if modulation is None else modulation
+        h = self.enter(x.unflatten(2, (-1, PATCH)).flatten(3)) + self.position                     # [B, R, H / PATCH, E]
+        mask = draw_mask(memory[0][0].shape[2], *h.shape[1:3], h.device) if h.shape[1] > 1 else None
+        for block, layer, kv in zip(self.blocks, modulation.unbind(-4), memory, strict=True):
+            h = block(h, layer, kv, mask)
+        return self.leave(norm(h)).view_as(x)
 
 def draw_mask(prefix, draws, horizon, device=None):
     """bool [R * H, T + R * H]: every action token sees the whole memory and the tokens of its own draw."""

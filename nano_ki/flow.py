@@ -14,10 +14,8 @@ import torch
 
 
 def sample_time(*shape, generator=None, device=None):
-    """Training times t in [0, .999], float32 of `shape`.
-    The noise level 1 - t is .999 u + .001 with u ~ Beta(1.5, 1). Its distribution function is u^1.5, so inverting
-    it gives u = uniform^(1/1.5), exactly and without rejection.
-    """
+    """Training times t in [0, .999], float32 of `shape`. The noise level 1 - t is .999 u + .001 with u ~ Beta(1.5, 1).
+    Its distribution function is u^1.5, so inverting it gives u = uniform^(1/1.5), exactly and without rejection."""
     u = torch.rand(shape, generator=generator, device=device) ** (1 / 1.5)
     return 1 - (.999 * u + .001)
 

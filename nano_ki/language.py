@@ -1,11 +1,12 @@
 """Words: one small vocabulary, instructions, questions, captions, and both ways between text and ids.
 
-Every prompt has the seven slots [verb] [x] [y] [up/down] [goal] [shape] [colour], with "_" in an empty one.
-So the VLM finds in a command what it learned from questions. The object's words come last because the answer
-is read off the last token: what this token names is then one attention away. (With up/down last, the VLM
-learned to find *a* puck, but not the right one.) x and y are location words <0>..<31>, one set for both axes.
-In a question they say which place is meant. In a command they say where the finger is: the robot's state as
-text, as in pi0.5. Ids from FIRST_FAST on are FAST action tokens, so they never collide with words.
+Every prompt has the seven slots [goal] [verb] [x] [y] [up/down] [shape] [colour], with "_" in an empty one. So the VLM
+finds in a command what it learned from questions. The object's words come last because the answer is read off the last
+token: what this token names is then one attention away. (With up/down last, the VLM learned to find *a* puck, but not
+the right one.) The goal comes first because each word also hears the one before it (decoder.py): beside the shape, a
+shape that no command had shown bent what was read as the goal. x and y are location words <0>..<31>, one set for both
+axes. In a question they say which place is meant. In a command they say where the finger is: the robot's state as text,
+as in pi0.5. Ids from FIRST_FAST on are FAST action tokens, so they never collide with words.
 
 Try it: python -m nano_ki.language          Read next: fast.py
 """
@@ -19,7 +20,7 @@ from nano_ki import world
 
 BINS = 32
 SPECIAL = ("<pad>", "<end>", "_")
-VERBS = ("push", "where", "find", "colour", "shape", "describe")
+VERBS = ("push", "where", "find", "colour", "shape", "describe", "went")
 HEIGHTS = ("up", "down")
 NUMBERS = tuple(f"<{i}>" for i in range(BINS))
 WORDS = SPECIAL + VERBS + world.COLOURS + world.SHAPES + world.GOALS + HEIGHTS + NUMBERS
@@ -28,9 +29,9 @@ PAD, END, BLANK = (ID[w] for w in SPECIAL)
 COLOUR0, SHAPE0, GOAL0 = ID[world.COLOURS[0]], ID[world.SHAPES[0]], ID[world.GOALS[0]]
 UP, NUMBER0 = ID["up"], ID["<0>"]
 FIRST_FAST = len(WORDS)                # FAST token i has id FIRST_FAST + i
-SLOT_NAMES = ("VERB", "X", "Y", "HEIGHT", "GOAL", "SHAPE", "COLOUR")
+SLOT_NAMES = ("GOAL", "VERB", "X", "Y", "HEIGHT", "SHAPE", "COLOUR")
 SLOTS = len(SLOT_NAMES)
-VERB, X, Y, HEIGHT, GOAL, SHAPE, COLOUR = range(SLOTS)
+GOAL, VERB, X, Y, HEIGHT, SHAPE, COLOUR = range(SLOTS)
 SLOT_OF = {**dict.fromkeys(VERBS, VERB), **dict.fromkeys(world.COLOURS, COLOUR),
            **dict.fromkeys(world.SHAPES, SHAPE), **dict.fromkeys(world.GOALS, GOAL),
            **dict.fromkeys(HEIGHTS, HEIGHT)}
@@ -39,10 +40,12 @@ ANSWER = 4 * MOST_PUCKS + 1            # longest text answer: four words for eac
 
 SENTENCES = {"push": "push the {COLOUR} {SHAPE} to the {GOAL}", "where": "where is the {COLOUR} {SHAPE}?",
              "find": "find the {COLOUR} {SHAPE}", "colour": "what colour is at {X} {Y}?",
-             "shape": "what shape is at {X} {Y}?", "describe": "describe the picture"}
+             "shape": "what shape is at {X} {Y}?", "describe": "describe the picture",
+             "went": "the {COLOUR} {SHAPE} went to which side?"}
 SAID = {verb: re.findall(r"\{(\w+)\}", s) for verb, s in SENTENCES.items()}   # slots that a verb needs
-FILLERS = {"the", "to", "is", "at", "what", "picture", "finger", "a", "please"}
-LESSONS = {"describe": .35, "where": .20, "find": .20, "colour": .10, "shape": .15}   # shares of them all
+FILLERS = {"the", "to", "is", "at", "what", "picture", "finger", "a", "please", "which", "side"}
+LESSONS = {"describe": .30, "where": .15, "find": .15, "colour": .10, "shape": .15, "push": .15}   # shares of them all
+QUESTIONS = tuple(LESSONS)[:5]         # "push" is a question to the VLM, and a command to the robot
 
 def to_bin(xy):
     """Table coordinates (any shape) -> location bins 0..31, clipped at the table's edge."""
@@ -90,7 +93,7 @@ def command(tables):
     rows = np.arange(len(tables))
     colour, shape = tables.kind[rows, tables.target].T
     x, y = NUMBER0 + to_bin(tables.finger).T
-    return np.stack((np.full(len(rows), ID["push"]), x, y, UP + tables.pressed, GOAL0 + tables.goal,
+    return np.stack((GOAL0 + tables.goal, np.full(len(rows), ID["push"]), x, y, UP + tables.pressed,
                      SHAPE0 + shape, COLOUR0 + colour), 1)
 
 def instruction(tables):
@@ -99,36 +102,54 @@ def instruction(tables):
     prompts[:, X:HEIGHT + 1] = BLANK
     return [prompt_text(p) for p in prompts]
 
-def lesson(tables, rng, kind=None):
+def lesson(tables, rng, *kinds):
     """Questions about pictures of `tables`: prompts [B, 7] and answers [B, ANSWER] (PAD after <end>).
-    kind: a name in LESSONS, or None for a mixture (else ValueError). "where" is answered x y, and "find" y x.
+    kinds: names in LESSONS, to mix (default: all; else ValueError). "where" is answered x y, and "find" y x.
     Because both ways are asked, x and y must both be known in the prompt, which is all that the expert reads.
-    In 70 % of these two, the slots that only commands use hold words that do not matter."""
-    if kind not in (None, *LESSONS):
-        raise ValueError(f"kind is {kind!r}; choose from {', '.join(LESSONS)}, or None")
+    In 70 % of these two, the slots that only commands use hold words that do not matter. A command ("push") is
+    answered by the places from where and to where, x y x y."""
+    if not set(kinds) <= set(LESSONS):
+        raise ValueError(f"kinds are {', '.join(map(str, kinds))}; choose from {', '.join(LESSONS)}")
     batch, pucks = tables.puck.shape[:2]
-    verb = (rng.choice([ID[name] for name in LESSONS], batch, p=list(LESSONS.values())) if kind is None
-            else np.full(batch, ID[kind]))
+    kinds = kinds or tuple(LESSONS)
+    share = np.array([LESSONS[name] for name in kinds])
+    verb = rng.choice([ID[name] for name in kinds], batch, p=share / share.sum())
     rows, about = np.arange(batch), rng.integers(pucks, size=batch)
     things, places = tables.kind + (COLOUR0, SHAPE0), NUMBER0 + to_bin(tables.puck)
     thing, place = things[rows, about], places[rows, about]
     prompts, answers = np.full((batch, SLOTS), BLANK), np.full((batch, ANSWER), PAD)
     prompts[:, VERB] = verb
-    describe, where, find, colour, shape = (verb == ID[name] for name in LESSONS)
-    named, placed = where | find, colour | shape
+    describe, where, find, colour, shape, push = (verb == ID[name] for name in LESSONS)
+    named, placed = where | find | push, colour | shape
     idle = np.stack((*(NUMBER0 + rng.integers(BINS, size=(2, batch))), UP + rng.integers(2, size=batch),
                      GOAL0 + rng.integers(len(world.GOALS), size=batch)), 1)
-    filled = named & (rng.random(batch) < .7)
-    prompts[filled, X:GOAL + 1] = idle[filled]
+    filled = push | named & (rng.random(batch) < .7)
+    prompts[np.ix_(filled, (X, Y, HEIGHT, GOAL))] = idle[filled]
     prompts[named, SHAPE:] = thing[named, ::-1]
     prompts[placed, X:Y + 1] = place[placed]
-    answers[where, :2], answers[find, :2] = place[where], place[find, ::-1]
+    to = NUMBER0 + to_bin(world.PLACES[idle[:, 3] - GOAL0])
+    answers[where, :2], answers[find, :2], answers[push, :4] = place[where], place[find, ::-1], np.hstack((place, to))[push]
     answers[colour, 0], answers[shape, 0] = thing[colour, 0], thing[shape, 1]
     order = tables.puck[:, :, :1].argsort(1)            # captions go from left to right
     caption = np.take_along_axis(np.concatenate((things, places), -1), order, 1).reshape(batch, 4 * pucks)
     answers[describe, :4 * pucks] = caption[describe]
-    answers[rows, np.select([named, placed], [2, 1], 4 * pucks)] = END
+    answers[rows, np.select([push, named, placed], [4, 2, 1], 4 * pucks)] = END
     return prompts, answers
+
+def two_pages(before, rng):
+    """A command with a word missing, between two pictures: before, "push the red star to the _", after. `before`: Tables [B].
+    Returns the Tables after it, the words that follow each picture, [2, B, 7], and the missing word: answers [B, 2]. Where the
+    puck stands in the end does not say where it came from, so that both pictures are needed."""
+    rows, about = np.arange(len(before)), rng.integers(before.puck.shape[1], size=len(before))
+    ends = before.puck[rows, about][:, None] + world.PLACES * rng.uniform(.45, .9, (len(rows), 1, 1))      # [B, 4, 2]
+    gap = np.linalg.norm(ends[:, :, None] - before.puck[:, None], axis=-1)
+    gap[rows, :, about] = 9
+    room = (np.abs(ends) < .95).all(-1) & (gap.min(2) > 2 * world.PUCK)
+    goal, after = (rng.random(room.shape) + room).argmax(1), before.take(slice(None))
+    after.puck[rows, about] = ends[rows, goal].clip(-.95, .95)
+    words = np.full((len(rows), 2, SLOTS), BLANK)
+    words[:, :, VERB], words[:, :, SHAPE:] = (ID["push"], ID["went"]), (before.kind[rows, about] + (COLOUR0, SHAPE0))[:, None, ::-1]
+    return after, words.swapaxes(0, 1), np.column_stack((GOAL0 + goal, np.full(len(rows), END)))
 
 if __name__ == "__main__":
     rng = np.random.default_rng(0)

@@ -21,14 +21,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from nano_ki import flow
-from nano_ki.decoder import VLM
+from nano_ki.decoder import VLM, alternate
 from nano_ki.expert import Expert
 from nano_ki.language import END, FIRST_FAST, PAD, SLOTS
 from nano_ki.ranks import threads_kept
 
 # Robot samples come first (there are as many as chunks), then VLM samples (pictures and questions).
 # image uint8 [B, S, S, 3], prompt ids [B, 7], answer ids [B, F] with PAD behind, chunk [robots, H, A].
-Batch = namedtuple("Batch", "image prompt answer chunk")
+# Questions about two pages: pages uint8 [Q, 2, S, S, 3], words ids [Q, 2, 7] (after each picture), reply ids [Q, 2].
+Batch = namedtuple("Batch", "image prompt answer chunk pages words reply")
 
 class VLA(nn.Module):
     """config: nano_ki.config.Config; fast: the fitted FAST tokenizer of the action chunks."""
@@ -50,44 +51,56 @@ class VLA(nn.Module):
 
         THE STOP-GRADIENT. It detaches K and V of every layer, but only for the expert. So the flow loss reaches
         no weight of the VLM. The cross-entropy reaches all of them, because the VLM's own queries attend to the
-        undetached K and V inside VLM.forward. The forward values are the same either way.
-        """
+        undetached K and V inside VLM.forward. The forward values are the same either way."""
         if self.insulate:
             memory = [(k.detach(), v.detach()) for k, v in memory]
         return memory
 
-    def forward(self, batch, generator=None):
-        """`losses`, in the precision that config asks for. (Called as model(...), so that DDP and FSDP see it.)"""
+    def forward(self, batch, generator=None, memory=None):
+        """`losses`, or the flow loss alone on a memory that they left, in the precision that config asks for. (Called as
+        model(...), so that DDP and FSDP see it.)"""
         with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            return self.losses(batch, generator)
+            if memory is None:
+                return self.losses(batch, generator)
+            return {"ce": batch.chunk.new_zeros(()), "flow": self.flow_loss(batch, memory, generator), "memory": memory}
 
     def losses(self, batch, generator=None):
-        """The named losses of one batch: {"fast", "text", "flow", "ce"}, scalars.
-        "ce" is the mean over all real answer tokens, FAST and text alike (never over padding); "fast" and
-        "text" are its two parts. Without answers (flow-only recipes) the three are 0. "flow" is the mean
-        over chunks and `flow_draws` noises each.
-        """
+        """The named losses of one batch: {"fast", "text", "flow", "ce"}, scalars, and "memory", which the expert read.
+        "ce" is the mean over all real answer tokens, FAST and text alike (never over padding); "fast" and "text" are its
+        two parts. Without answers (flow-only recipes) the three are 0."""
         robots = len(batch.chunk)
-        prefix = self.vlm.prefix(batch.image, batch.prompt)
-        zero = prefix.new_zeros(())
+        loss, memory = self.read((batch.image, batch.prompt), batch.answer)
+        zero = memory[0][0].new_zeros(())
         out = {"fast": zero, "text": zero, "ce": zero, "flow": zero}
         if self.config.cross_entropy:
-            logits, memory = self.vlm(prefix, batch.answer[:, :-1])
-            loss = F.cross_entropy(logits.transpose(1, 2).float(), batch.answer, reduction="none",
-                                   ignore_index=PAD)
-            real = batch.answer != PAD
-            out["ce"] = loss.sum() / real.sum()
-            out["fast"] = loss[:robots].sum() / real[:robots].sum().clamp(min=1)
-            out["text"] = loss[robots:].sum() / real[robots:].sum().clamp(min=1)
-        else:
-            _, memory = self.vlm(prefix)
+            both = {"fast": [(loss[:robots], batch.answer[:robots])], "text": [(loss[robots:], batch.answer[robots:])]}
+            if len(batch.reply):
+                both["text"].append((self.read(alternate(batch.pages, batch.words), batch.reply)[0], batch.reply))
+            sums = {name: sum(loss.sum() for loss, _ in parts) for name, parts in both.items()}
+            real = {name: sum((ids != PAD).sum() for _, ids in parts) for name, parts in both.items()}
+            out |= {name: sums[name] / real[name].clamp(min=1) for name in both}
+            out["ce"] = sum(sums.values()) / sum(real.values())
         if self.config.flow_loss and self.expert_trains:
-            memory = self.memory_for_expert([(k[:robots], v[:robots]) for k, v in memory])
-            action = batch.chunk[:, None].expand(-1, self.config.flow_draws, -1, -1)
-            noise, t = self.draw(action, generator)
-            velocity = self.expert(flow.path(action, noise, t), t, memory)
-            out["flow"] = F.mse_loss(velocity.float(), flow.target(action, noise))
+            out["memory"] = self.memory_for_expert([(k[:robots], v[:robots]) for k, v in memory])
+            out["flow"] = self.flow_loss(batch, out["memory"], generator)
         return out
+
+    def read(self, segments, answer):
+        """The cross-entropy of each answer token after a prefix of these segments, [B, F] with 0 on padding (None if nothing
+        is trained on answers); and the memory."""
+        prefix = self.vlm.prefix(*segments)
+        if not self.config.cross_entropy:
+            return None, self.vlm(prefix)[1]
+        logits, memory = self.vlm(prefix, answer[:, :-1])
+        return F.cross_entropy(logits.transpose(1, 2).float(), answer, reduction="none", ignore_index=PAD), memory
+
+    def flow_loss(self, batch, memory, generator=None):
+        """The mean over chunks and noises of the squared error of the expert's velocities."""
+        c = self.config
+        action = batch.chunk[:, None].expand(-1, c.flow_draws // c.updates, -1, -1)
+        noise, t = self.draw(action, generator)
+        velocity = self.expert(flow.path(action, noise, t), t, memory)
+        return F.mse_loss(velocity.float(), flow.target(action, noise))
 
     def draw(self, action, generator):
         """A noise [..., H, A] and a flow time [...] for each action chunk [..., H, A]."""
@@ -98,13 +111,14 @@ class VLA(nn.Module):
     def act(self, image, prompt, generator=None, steps=None):
         """Flow: one pass over the prefix, then `steps` Euler steps on its memory -> chunks [B, H, A].
         The actions are normalised (fast.restore gives table units). steps: default config.euler_steps. One robot gets
-        one CPU thread: for products so small a second one is no faster, and on a busy machine four times slower.
-        """
+        one CPU thread: for products so small a second one is no faster, and on a busy machine four times slower."""
         with threads_kept(1 if len(image) == 1 else None):
             _, memory = self.vlm(self.vlm.prefix(image, prompt))
             noise = torch.empty(len(image), 1, self.fast.horizon, self.fast.dims, device=image.device)
             noise.normal_(generator=generator)
-            x = flow.euler(lambda x, t: self.expert(x, t, memory), noise, steps or self.config.euler_steps)
+            steps = steps or self.config.euler_steps
+            each = iter(self.expert.modulation(torch.arange(steps, device=image.device) / steps))     # all times at once
+            x = flow.euler(lambda x, t: self.expert(x, t, memory, next(each)), noise, steps)
         return x[:, 0]
 
     @torch.no_grad()
@@ -112,7 +126,7 @@ class VLA(nn.Module):
         """Autoregressive: FAST tokens one by one, of those that can still decode -> chunks [B, H, A]."""
         size = self.fast.horizon * self.fast.dims
         with threads_kept(1 if len(image) == 1 else None):
-            tokens = self.vlm.generate(image, prompt, size + 1, self.allowed, END).cpu().numpy()
+            tokens = self.vlm.generate((image, prompt), size + 1, self.allowed, END).cpu().numpy()
         ids = [row[row >= FIRST_FAST] - FIRST_FAST for row in tokens]
         chunks = self.fast.normalise(self.fast.decode(ids)).astype("float32")
         return torch.from_numpy(chunks).to(image.device)

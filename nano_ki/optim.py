@@ -8,13 +8,12 @@ import torch
 
 from nano_ki import ranks
 
-HIDDEN = ("blocks.", "small.", "large.")      # names of modules whose matrices Muon trains
+HIDDEN = ("blocks.", "adapt.", "small.", "large.")      # names of modules whose matrices Muon trains
 
 class Muon(torch.optim.Muon):
     """PyTorch's Muon, but all matrices of one shape are made orthogonal together, on a CPU in float32.
     PyTorch does it one by one, in bfloat16, which few CPUs multiply: on one that does not (AMD Zen 3) that took 250 of
-    the 940 ms of a training step, and this takes 25. Matrices that FSDP2 cut up are put together first, once.
-    """
+    the 940 ms of a training step, and this takes 25. Matrices that FSDP2 cut up are put together first, once."""
 
     @torch.no_grad()
     def step(self, closure=None):

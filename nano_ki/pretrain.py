@@ -21,16 +21,19 @@ import torch.nn.functional as F
 from nano_ki import config as configuration
 from nano_ki import language, program, ranks, render, world
 from nano_ki.checkpoint import check_memory, find, load_vlm, new_vlm, save_vlm, sizes, stored
-from nano_ki.episodes import drawn_ahead
+from nano_ki.decoder import alternate
+from nano_ki.episodes import drawn_ahead, two_pages
 from nano_ki.evaluate import vqa
 from nano_ki.optim import optimisers, schedule, set_rate
 from nano_ki.program import ROOT, say, write_json, write_whole
 
 RATE, PART_FORMAT = .01, "nano_ki unfinished VLM 1"      # RATE is Muon's; AdamW's is .15 times that
+TWO_PAGES = .125     # share of the lessons that have two pages
 SAVE_EVERY = 500     # steps between files from which a stopped pre-training goes on
 
 class Lessons:
-    """lessons[step]: (image, prompt, answer) tensors of one step: a page and one question or caption each."""
+    """lessons[step]: two pairs (segments of the prefix, answer), tensors of one step: lessons about one page each, and a
+    share TWO_PAGES about two, with words after each."""
 
     def __init__(self, config, batch, seed):
         self.config, self.size, self.seed = config, batch, seed
@@ -38,11 +41,15 @@ class Lessons:
     def __getitem__(self, step):
         c, rng = self.config, np.random.default_rng((self.seed, 2, step))
         # Half of the batches show as many pucks as the robot meets, the rest fewer.
-        tables = world.sample(rng, self.size, pucks=c.pucks if rng.random() < .5 else int(rng.integers(1, max(c.pucks, 2))))
+        pucks = c.pucks if rng.random() < .5 else int(rng.integers(1, max(c.pucks, 2)))
+        double = round(TWO_PAGES * self.size)
+        pages, words, reply = map(torch.from_numpy, two_pages(world.sample(rng, double, pucks=pucks), rng, c.image))
+        tables = world.sample(rng, self.size - double, pucks=pucks)
         prompt, answer = language.lesson(tables, rng)
         if not c.compile:                    # (see Data.batch)
             answer = answer[:, :(answer != language.PAD).any(0).sum()]
-        return tuple(map(torch.from_numpy, (render.picture_book(tables, rng, c.image), prompt, answer)))
+        image, prompt, answer = map(torch.from_numpy, (render.picture_book(tables, rng, c.image), prompt, answer))
+        return ([image, prompt], answer), (alternate(pages, words), reply)
 
 def can_compile():
     return any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "gcc", "cc", "clang", "cl")))
@@ -73,8 +80,7 @@ def make_vlm(config, tell):
 def pretrain(config, path, steps, batch, seed=0, rate=RATE, start="", stop=lambda step: False):
     """Train a VLM, from nothing or from the file `start`, and write it to `path`, its provenance (with that of `start`)
     beside it. Returns the provenance, or None if it was stopped: by Ctrl-C, or by stop(step).
-    A pre-training that was stopped or killed leaves path.unfinished. The same call goes on from there.
-    """
+    A pre-training that was stopped or killed leaves path.unfinished. The same call goes on from there."""
     configuration.refuse(Path(path).exists() and not Path(path).is_file(), f"--out is {path}, which is no file; name another one")
     with program.claimed(f"{path}.running", f"the VLM {path}"), ranks.threads_kept():
         job = {"steps": steps, "batch": batch, "seed": seed, "rate": rate, "start": str(start)}
@@ -148,10 +154,15 @@ def _pretrain(config, path, job, stop, steps, batch, seed, rate, start):
 
 def loss_of(vlm, lesson, config, layers):
     """Cross-entropy of the answers to one batch of pages, read by so many layers of the decoder."""
-    image, prompt, answer = (x.to(config.device, non_blocking=True) for x in lesson)
-    with torch.autocast(config.device, torch.bfloat16, enabled=config.bfloat16):
-        logits, _ = vlm(vlm.prefix(image, prompt), answer[:, :-1], layers)
-    return F.cross_entropy(logits.transpose(1, 2).float(), answer, ignore_index=language.PAD)
+    total, tokens = 0, 0
+    for segments, answer in lesson:
+        if len(answer):
+            *segments, answer = (x.to(config.device, non_blocking=True) for x in (*segments, answer))
+            with torch.autocast(config.device, torch.bfloat16, enabled=config.bfloat16):
+                logits, _ = vlm(vlm.prefix(*segments), answer[:, :-1], layers)
+            total += F.cross_entropy(logits.transpose(1, 2).float(), answer, ignore_index=language.PAD, reduction="sum")
+            tokens += (answer != language.PAD).sum()
+    return total / tokens
 
 def scores_of(vlm, config):
     """Its answers, as in evaluate.vqa, about clean pictures of both kinds."""
@@ -161,7 +172,7 @@ def scores_of(vlm, config):
 def main():
     parser = program.parser(__doc__)
     parser.add_argument("--out", default=str(ROOT / "data" / "vlm.pt"), help="file to write")
-    parser.add_argument("--steps", type=int, default=9000, help="training steps (1 to 1e+08; default 9000)")
+    parser.add_argument("--steps", type=int, default=10000, help="training steps (1 to 1e+08; default 10000)")
     parser.add_argument("--start", default="", help="go on from this VLM (default: from nothing)")
     parser.add_argument("--rate", type=float, default=RATE, help="Muon learning rate; AdamW: x .15 (1e-09 to 10; default .01)")
     configuration.add_flags(parser, ("vlm_width", "vit_depth", "depth", "image", "pucks", "batch", "seed", "device", "threads",

@@ -18,7 +18,7 @@ LOSSES = ("flow", "fast", "text")
 def parts(model):
     """{part: its parameters}, each in one part: vision encoder, embeddings, layers' q k v o mlp, head, expert."""
     vlm = model.vlm
-    groups = {"vision encoder": list(vlm.vit.parameters()), "embeddings": [vlm.embed.weight, vlm.position]}
+    groups = {"vision encoder": list(vlm.vit.parameters()), "embeddings": [vlm.embed.weight, vlm.position, vlm.page]}
     for i, block in enumerate(vlm.blocks):
         groups |= {f"layer {i} {name}": [getattr(block, name).weight] for name in "qkvo"}
         groups[f"layer {i} mlp"] = [block.up.weight, block.down.weight]
@@ -28,8 +28,8 @@ def parts(model):
 def open_gates(model, seed=0):
     """Draw the gates, scales and output map of the expert at random, in place. (A new expert has zeros there.)"""
     generator = torch.Generator().manual_seed(seed)
-    for block in model.expert.blocks:
-        block.adapt.bias.normal_(0, .5, generator=generator)
+    for layer in model.expert.adapt:
+        layer.bias.normal_(0, .5, generator=generator)
     model.expert.leave.weight.normal_(0, .1, generator=generator)
 
 def gradient_norms(model, batch, seed=0):

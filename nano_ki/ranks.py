@@ -32,6 +32,7 @@ def started(device):
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield who()
+        together(device)         # (a rank that leaves early can abort in the middle of another's message)
     finally:
         dist.destroy_process_group()
 
@@ -123,18 +124,20 @@ def fastest_threads(work, tries=3):
                     break
     return agree(min(took, key=took.get, default=1))
 
-def forward_each(spread_model, batches, generators, pad, shards):
+def forward_each(spread_model, batches, generators, pad, shards, memories=None):
     """Run the model on each of this rank's batches and yield its losses, scaled so that their sum over all batches of all
-    ranks is what one process has with one large batch. Call `backward` on each before asking for the next.
+    ranks is what one process has with one large batch. Call `backward` on each before asking for the next. memories: what
+    the expert shall read of each batch (None: what the VLM makes of it).
 
     The cross-entropy "ce" was averaged over real answer tokens (not `pad`), the other losses over equally large shards.
     """
-    tokens = [int((batch.answer != pad).sum()) for batch in batches]
+    tokens = [sum(int((ids != pad).sum()) for ids in (batch.answer, batch.reply)) for batch in batches]
     everywhere = max(1, total(sum(tokens), batches[0].image.device.type))
     for i, (batch, generator) in enumerate(zip(batches, generators, strict=True)):
         with _exchange(spread_model, now=i + 1 == len(batches)):
-            losses = spread_model(batch, generator)
-            yield {k: v * (tokens[i] / everywhere if k == "ce" else 1 / shards) for k, v in losses.items()}
+            losses = spread_model(batch, generator, memories and memories[i])
+            memory = losses.pop("memory", None)
+            yield {k: v * (tokens[i] / everywhere if k == "ce" else 1 / shards) for k, v in losses.items()}, memory
 
 def backward(loss):
     """Backward pass; gradients of all ranks are added up. (DDP and FSDP average them, hence the factor.)"""

@@ -1,9 +1,9 @@
 """The camera: tables -> RGB pictures, by signed distance in a small window around each object.
 
 There are two kinds of picture. The *picture book*, from which the VLM learns, shows pucks of several sizes,
-turned a little, on plain or graded backgrounds from dark to light. The *robot camera* shows one grained table
-with goal rings, pads, the finger, and noise if asked for (`grain`). What the robot has left to learn depends
-on how far the two differ. Places are in table units, y points down, colours run from 0 to 1.
+turned a little, on plain or graded backgrounds from dark to light. The *robot camera* shows one table with a
+chequered cloth, goal rings and the finger, none of which is in the book. What the robot has left to learn depends on
+the contrast of the cloth. Places are in table units, y points down, colours run from 0 to 1.
 
 Try it: python -m nano_ki.render out.png          Read next: language.py
 """
@@ -17,9 +17,8 @@ from nano_ki import program, world
 RGB = np.array([(.88, .10, .12), (.10, .62, .18), (.14, .26, .90), (.96, .86, .12),     # world.COLOURS
                 (.10, .80, .84), (.48, .14, .66), (.96, .52, .06), (.98, .58, .76)], np.float32)
 WHITE, DARK = np.ones(3, np.float32), np.full(3, .08, np.float32)
-TABLE = np.array((.50, .42, .34), np.float32)     # the robot's table
+CHECKS = 12                                       # along each side of the robot's table
 MARGIN = 12                                       # pixels; enough for pictures up to 192 x 192
-SPREAD = 211                                      # noise is one of 211^2 windows of a large sheet
 
 def _star(u, v):
     r, angle = np.sqrt(u * u + v * v), np.arctan2(u, -v)
@@ -29,16 +28,15 @@ def _star(u, v):
     edge /= np.sqrt((edge ** 2).sum())
     return x * np.float32(edge[1]) - y * np.float32(edge[0])
 
-# The signed distance at (u, v) to each outline, in units of its radius: world.SHAPES, then the frame pad.
+# The signed distance at (u, v) to each outline, in units of its radius, in the order of world.SHAPES.
 OUTLINES = (lambda u, v: np.sqrt(u * u + v * v) - 1,                                # disc
             lambda u, v: np.maximum(np.abs(u), np.abs(v)) - .84,                    # square
             lambda u, v: np.maximum(v, np.abs(u) * .866 - v * .5) - .6,             # triangle
             _star,
             lambda u, v: np.minimum(np.maximum(np.abs(u) - .32, np.abs(v) - 1),     # cross
                                     np.maximum(np.abs(u) - 1, np.abs(v) - .32)),
-            lambda u, v: np.abs(np.sqrt(u * u + v * v) - .72) - .26,                # ring
-            lambda u, v: np.abs(np.maximum(np.abs(u), np.abs(v)) - .8) - .2)        # frame
-DISC, RING, FRAME = 0, 5, 6
+            lambda u, v: np.abs(np.sqrt(u * u + v * v) - .72) - .26)                # ring
+DISC, RING = 0, 5
 
 def stamp(image, xy, outline, radius, colour, angle=None, opacity=1.):
     """Draw one object on each picture, in place. Its edges are one pixel soft. image: float32 [B, wide, wide,
@@ -86,38 +84,22 @@ def picture_book(tables, rng, size=48):
               RGB[tables.kind[:, p, 0]], rng.uniform(-.35, .35, batch))
     return _to_bytes(image)
 
-def robot_camera(tables, size=48, grain=0.):
-    """uint8 [B, size, size, 3]: what the robot sees. The same table always gives the same picture. grain: the
-    standard deviation of the pixels' noise (pixels run from 0 to 1). Each table has noise of its own."""
-    image = np.repeat(_bare_table(size)[None], len(tables), 0)
-    for pad, outline in zip(tables.pads.T, (DISC, FRAME), strict=True):
-        rows = np.flatnonzero(pad >= 0)
-        part = image[rows]
-        stamp(part, world.PLACES[pad[rows]], outline, .18, WHITE)
-        image[rows] = part
+def robot_camera(tables, size=48, cloth=0.):
+    """uint8 [B, size, size, 3]: what the robot sees. The same table always gives the same picture. cloth: the contrast of
+    its chequered cloth, from 0 (plain grey) to .5 (black and white)."""
+    image = np.repeat(_bare_table(size, cloth)[None], len(tables), 0)
     for p in range(tables.puck.shape[1]):
         stamp(image, tables.puck[:, p], tables.kind[:, p, 1], world.PUCK, RGB[tables.kind[:, p, 0]])
     stamp(image, tables.finger, np.where(tables.pressed, DISC, RING),
           np.where(tables.pressed, world.FINGER, 1.4 * world.FINGER), DARK)
-    if grain and len(tables):             # the bits of all the places choose a window of the sheet
-        bits = np.hstack((tables.finger, *tables.puck.swapaxes(0, 1))).astype(np.float32).view(np.uint32)
-        place = (bits.astype(np.uint64) * (2 * np.arange(bits.shape[1], dtype=np.uint64) + 3)).sum(1) // 8
-        row, column = place % SPREAD, place // SPREAD % SPREAD
-        windows = np.lib.stride_tricks.sliding_window_view(_noise(size), (size, size), (0, 1))
-        image[:, MARGIN:-MARGIN, MARGIN:-MARGIN] += grain * windows[row, column].transpose(0, 2, 3, 1)
     return _to_bytes(image)
 
 @lru_cache
-def _noise(size):
-    """The sheet that noise is cut from: float32 [SPREAD + size, SPREAD + size, 3], standard normal."""
-    return np.random.default_rng(11).standard_normal((SPREAD + size, SPREAD + size, 3), np.float32)
-
-@lru_cache
-def _bare_table(size):
-    """The table's grain and the four goal rings, float32 with the border. They are the same every time."""
-    wide = size + 2 * MARGIN
-    grain = np.random.default_rng(7).normal(0, 1, (wide, -(-wide // 4))).repeat(4, 1)[:, :wide, None]
-    image = (TABLE * (1 + .10 * grain.clip(-2, 2))).astype(np.float32)[None]
+def _bare_table(size, cloth):
+    """The cloth and the four goal rings, float32 with the border. They are the same every time."""
+    check = np.arange(-MARGIN, size + MARGIN) * CHECKS // size
+    grey = np.where((check + check[:, None]) % 2, .5 - cloth, .5 + cloth)
+    image = np.repeat(grey[None, ..., None], 3, -1).astype(np.float32)
     for xy in world.PLACES:
         stamp(image, xy[None], RING, .24, WHITE, opacity=.25)
     return image[0]
@@ -128,8 +110,8 @@ def _to_bytes(image):
 if __name__ == "__main__":
     from PIL import Image
     rng = np.random.default_rng(0)
-    tables = world.sample(rng, 8, goals="mixed")
-    rows = picture_book(tables, rng, 96), robot_camera(tables, 96), robot_camera(tables, 96, .16)
+    tables = world.sample(rng, 8)
+    rows = picture_book(tables, rng, 96), robot_camera(tables, 96), robot_camera(tables, 96, .35)
     sheet = np.concatenate([np.concatenate(row, 1) for row in rows])
     program.write_whole([*sys.argv, "render.png"][1], lambda f: Image.fromarray(sheet).save(f, "PNG"))
-    print(f"picture book, robot's camera, the same with grain: {rows[0].dtype} {rows[0].shape} each")
+    print(f"picture book, robot's camera, the same with its cloth: {rows[0].dtype} {rows[0].shape} each")

@@ -34,22 +34,27 @@ def train_step(model, parts, batches, generators, config, step):
     """One update of the policy. Returns its losses and {part: gradient norm before clipping}.
     model: the policy, maybe wrapped by DDP or FSDP. parts: {"vlm" and "expert", if trained: (module, optimisers, first
     step)}. batches: this process's shards of the step's batch (one, unless --shards or several processes cut it);
-    generators: a seeded one for each. FloatingPointError if a loss is not finite.
-    """
-    model.zero_grad(set_to_none=True)
-    values, norms = {}, {}
-    for losses in ranks.forward_each(model, batches, generators, PAD, config.shards):       # (the forward pass is in here)
-        loss = losses["ce"] + config.alpha * losses["flow"]                  # (arXiv 2505.23705, eq. 4)
-        if not loss.isfinite():
-            named = {name: round(value.item(), 5) for name, value in losses.items()}
-            raise FloatingPointError(f"the loss is not finite at step {step}: {named}; lower --vlm-rate or --expert-rate")
-        ranks.backward(loss)
-        values = {name: values.get(name, 0) + value.item() for name, value in losses.items()}
-    for name, (part, its_optimisers, first) in parts.items():
-        norms[name] = clip(part, config.clip)
-        for optimiser in its_optimisers:         # (before its first step a part has no gradients, and nothing happens)
-            set_rate(optimiser, schedule(max(0, step - first), config.steps - first, config.warmup))
-            optimiser.step()
+    generators: a seeded one for each. FloatingPointError if a loss is not finite."""
+    values, norms, memories = {}, {}, None
+    for number in range(config.updates):       # the first updates both parts, the others the expert, on the memory that is there
+        model.zero_grad(set_to_none=True)
+        read = []
+        for losses, memory in ranks.forward_each(model, batches, generators, PAD, config.shards, memories):
+            loss = losses["ce"] + config.alpha * losses["flow"]              # (arXiv 2505.23705, eq. 4)
+            if not loss.isfinite():
+                named = {name: round(value.item(), 5) for name, value in losses.items()}
+                raise FloatingPointError(f"the loss is not finite at step {step}: {named}; lower --vlm-rate or --expert-rate")
+            ranks.backward(loss)
+            if number == 0:
+                values = {name: values.get(name, 0) + value.item() for name, value in losses.items()}
+            read.append(memory)
+        for name, (part, its_optimisers, first) in parts.items() if number == 0 else [("expert", parts["expert"])]:
+            norms[name] = clip(part, config.clip)
+            for optimiser in its_optimisers:     # (before its first step a part has no gradients, and nothing happens)
+                set_rate(optimiser, schedule(max(0, step - first), config.steps - first, config.warmup))
+                optimiser.step()
+        if not all(memories := read):            # (no expert is trained, or not yet)
+            break
     return values, norms
 
 @dataclass
@@ -73,8 +78,7 @@ def train(config, stop=lambda step: False, policy=VLA, watch=lambda model, data:
     """Run the whole job. Returns the summary (also in summary.json), or None if it was stopped.
     stop(step) is asked after each step; True (on any rank) saves and ends, as Ctrl-C does. policy: VLA, or a subclass
     with the same weights. watch(model, data): what each check measures besides. ValueError and OSError say what to do
-    about settings, folders and files. Under torchrun every rank calls it; rank 0 alone writes and returns.
-    """
+    about settings, folders and files. Under torchrun every rank calls it; rank 0 alone writes and returns."""
     began, first = time.perf_counter(), "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
     tell = say if first else lambda text: None
     out = checkpoint.open_folder(config) if first else None
@@ -126,7 +130,7 @@ def prepare(config, out, saved, policy, rank, size, tell):
         batch = data.batch(config.steps)
 
         def work():                              # (to time it; the gradients are thrown away)
-            losses = model(batch, torch.Generator().manual_seed(0))
+            losses = model(batch, torch.Generator().manual_seed(0))       # (one of the expert's updates)
             (losses["ce"] + losses["flow"]).backward()
         config = replace(config, threads=config.threads or ranks.fastest_threads(work))
         torch.set_num_threads(config.threads)
@@ -135,7 +139,7 @@ def prepare(config, out, saved, policy, rank, size, tell):
     vqa_before = saved["vqa_before"] if saved else evaluate.vqa_both(model) if rank == 0 else None
     if config.compile:
         compile_blocks(model.vlm.vit, model.vlm, model.expert)
-    unused = config.expert_from > 0 or not (config.cross_entropy and config.flow_loss) and not config.freeze
+    unused = config.expert_from > 0 or config.updates > 1 or not (config.cross_entropy and config.flow_loss) and not config.freeze
     spread = ranks.spread(model, config.fsdp, unused)
 
     parts = {}          # two parts, two optimisers each (Muon, AdamW), clipped each on its own
@@ -232,7 +236,7 @@ def finish(job, size, began):
     write_json(out / "summary.json", summary)
     say(evaluate.table(summary))
     draw_curves(out)
-    scenes = world.join([evaluate.test_scenes(name, 2, c.goals, evaluate.CHECK_SEED, c.pucks) for name in world.TEST_SETS])
+    scenes = world.join([evaluate.test_scenes(name, 2, evaluate.CHECK_SEED, c.pucks) for name in world.OBJECTS[:3] + world.OBJECTS[4:]])
     evaluate.film(model, scenes, out / "rollouts.gif")
     say(f"{out}/ holds {', '.join(name for name in checkpoint.FILES if (out / name).exists())}")
     return summary

@@ -1,10 +1,9 @@
 """The eye: a picture -> image tokens, by a small vision transformer; and the block everything is made of.
 
-A puck is nine pixels wide and its outline is what tells a star from a cross. So a token is made in two
-steps: small overlapping windows (8 x 8 pixels, every 4) become features, then 4 x 4 of these (16 x 16
-pixels, every 8) become one token. One linear map per 8 x 8 patch, the usual way, needs twice the steps
-to ground words in pictures (measured). Positions are 2-D sines and cosines (learned ones did not ground,
-measured); then come bidirectional transformer blocks.
+A puck is nine pixels wide and its outline is what tells a star from a cross. So a token is made in two steps: small
+overlapping windows (8 x 8 pixels, every 4) become features, then 4 x 4 of these (16 x 16 pixels, every 8) become one
+token. One linear map per 8 x 8 patch, the usual way, needs twice the steps to ground words in pictures (measured).
+Positions are 2-D sines and cosines (learned ones did not ground, measured); then come bidirectional transformer blocks.
 
 Try it: python -m nano_ki.vit          Read next: decoder.py
 """
@@ -22,18 +21,42 @@ def linear(inputs, outputs, zero=False):
     nn.init.zeros_(layer.weight) if zero else nn.init.normal_(layer.weight, std=inputs ** -.5)
     return layer
 
+class Norm(torch.autograd.Function):
+    """x / (root mean square of x) over the last axis. F.rms_norm is one kernel on a GPU, but on a CPU it is taken apart:
+    this is twice as fast there, and with its backward pass four times."""
+
+    @staticmethod
+    def forward(ctx, x):
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_(x.shape[-1] ** -.5).add_(1e-6)
+        y = x / size
+        if ctx:
+            ctx.save_for_backward(y, size)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        y, size = ctx.saved_tensors
+        along = torch.linalg.vecdot(gradient, y)[..., None]
+        return torch.addcmul(gradient, y, along, value=-1 / y.shape[-1]).div_(size)
+
 def norm(x):
     """RMSNorm without parameters over the last axis."""
-    return F.rms_norm(x, x.shape[-1:])
+    if x.is_cuda:
+        return F.rms_norm(x, x.shape[-1:], eps=1e-12)
+    return Norm.apply(x) if x.requires_grad else Norm.forward(None, x)
 
 def heads(x):
     """[B, L, N*K] -> [B, N, L, K]."""
     return x.unflatten(-1, (-1, HEAD)).transpose(1, 2)
 
+def queries_keys_values(h, q, k, v):
+    """h [B, L, D] by the linear maps q, k and v, in one product -> three of [B, N, L, K]; q and k normalised per head."""
+    qk, v = F.linear(h, torch.cat((q.weight, k.weight, v.weight))).split((2 * len(q.weight), len(v.weight)), -1)
+    return *norm(heads(qk)).chunk(2, 1), heads(v)
+
 def attend(q, k, v, mask=None):
     """softmax(q k^T * 10/K) v, heads merged: [B, N, L, K] x [B, N, S, K] -> [B, L, N*K].
-    q and k are normalised per head (norm), so 10/K bounds the logits by +-10. mask: bool, True = sees.
-    """
+    q and k are normalised per head (norm), so 10/K bounds the logits by +-10. mask: bool, True = sees."""
     return F.scaled_dot_product_attention(q, k, v, mask, scale=10 / HEAD).transpose(1, 2).flatten(2)
 
 class SquaredRelu(torch.autograd.Function):
@@ -50,7 +73,8 @@ class SquaredRelu(torch.autograd.Function):
     def backward(ctx, gradient):
         return (gradient * ctx.saved_tensors[0]).mul_(2)
 
-squared_relu = SquaredRelu.apply
+def squared_relu(x):
+    return SquaredRelu.apply(x) if x.requires_grad else F.relu(x).square()
 
 class Block(nn.Module):
     """Pre-norm attention and MLP, with residuals. The ViT and the decoder are stacks of it."""
@@ -63,8 +87,7 @@ class Block(nn.Module):
 
     def forward(self, x, mask=None, past=None):
         """x [B, L, D] -> ([B, L, D], (k, v) [B, N, S, K]); past: (k, v) of tokens before x."""
-        h = norm(x)
-        q, k, v = norm(heads(self.q(h))), norm(heads(self.k(h))), heads(self.v(h))
+        q, k, v = queries_keys_values(norm(x), self.q, self.k, self.v)
         if past is not None:
             k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
         x = x + self.o(attend(q, k, v, mask))

@@ -3,8 +3,8 @@
 A table is the square [-1.2, 1.2]^2, with x to the right and y down, as in a picture. A raised finger passes
 over pucks, and a pressed one pushes them. An action is a waypoint (x, y, press): where the finger should be
 one step from now, and whether it is pressed (press > 0). Contact is quasi-static: pucks do not slide on.
-A task is data (the goal fields of `Tables`), a success test (`success`) and an expert (`stroke`). A new kind
-of task adds to these and to language.py. No model code knows of tasks.
+A task is data (the goal of `Tables`), a success test (`success`) and an expert (`stroke`). A new kind of task
+adds to these and to language.py. No model code knows of tasks.
 
 Try it: python -m nano_ki.world          Read next: render.py
 """
@@ -27,10 +27,9 @@ TRIES = 2000         # a scene is given up after so many draws
 TOUCH, PUCK_LIMIT, FINGER_LIMIT = PUCK + FINGER, HALF - PUCK, HALF - FINGER
 COLOURS = ("red", "green", "blue", "yellow", "cyan", "purple", "orange", "pink")
 SHAPES = ("disc", "square", "triangle", "star", "cross", "ring")
-SIDES = ("left", "right", "top", "bottom")     # goals that the word alone gives away
-PADS = ("dot", "frame")                        # goals that only the camera shows
-GOALS = SIDES + PADS
-PLACES = np.array([(-.9, 0), (.9, 0), (0, -.9), (0, .9)], np.float32)  # of SIDES, in order
+GOALS = ("left", "right", "top", "bottom")
+PLACES = np.array([(-.9, 0), (.9, 0), (0, -.9), (0, .9)], np.float32)  # of GOALS, in order
+HOLE = np.array(((.05, .05), (.65, .65)), np.float32)                  # no demonstration shows a puck in this square
 
 def kinds(colours, shapes):
     """All (colour, shape) index pairs of these names, as an int array [n, 2]."""
@@ -43,7 +42,8 @@ KINDS = {"seen": TWELVE, "recombined": FOUR,   # which kinds of object exist in 
          "new_colour": kinds(COLOURS[4:], OLD_SHAPES), "new_shape": kinds(COLOURS[:4], NEW_SHAPES),
          "new_both": kinds(COLOURS[4:], NEW_SHAPES), "all": kinds(COLOURS, SHAPES),
          "3": FOUR[:3], "4": FOUR, "8": np.concatenate((FOUR, TWELVE[[0, 4, 8, 9]])), "16": SIXTEEN}
-TEST_SETS = ("seen", "recombined", "new_colour", "new_both")
+TEST_SETS = ("seen", "recombined", "new_colour", "new_shape", "new_both", "spatial", "goal", "long")
+OBJECTS = TEST_SETS[:5]              # these differ in the objects; the other three show the objects of "seen"
 
 @dataclass
 class Tables:
@@ -53,9 +53,7 @@ class Tables:
     finger: np.ndarray    # [B, 2]
     pressed: np.ndarray   # [B] bool
     target: np.ndarray    # [B] which puck the command means
-    goal: np.ndarray      # [B] index into GOALS: the word that names where to push it
-    pads: np.ndarray      # [B, 2] index into PLACES of the dot and of the frame, -1 where absent
-    goal_xy: np.ndarray   # [B, 2] the place that the goal's word means
+    goal: np.ndarray      # [B] index into GOALS: where to push it
 
     def __len__(self):
         return len(self.puck)
@@ -68,18 +66,31 @@ class Tables:
         """[B, 2] centre of the target puck."""
         return self.puck[np.arange(len(self)), self.target]
 
+    def goal_xy(self):
+        """[B, 2] where the target shall be."""
+        return PLACES[self.goal]
+
 def join(parts):
     """One `Tables` from several, in order."""
     return Tables(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Tables)))
 
-def sample(rng, batch, kind_set=None, goals="sides", pucks=3):
+def never(kind):
+    """The goal to which no demonstration pushes an object of this kind [..., 2]: three of the four are shown."""
+    return kind.sum(-1) % len(GOALS)
+
+def in_hole(xy):
+    """Which places [..., 2] lie in HOLE."""
+    return ((xy > HOLE[0]) & (xy < HOLE[1])).all(-1)
+
+def sample(rng, batch, kind_set=None, pucks=3, holes=None):
     """Draw `batch` new scenes as Tables. No two pucks of a scene are of one kind. In 60 % of the scenes a
     second puck is made to share the target's colour or shape (where kind_set has such), so that both words
-    matter. rng: numpy Generator; kind_set: int [n, 2], n >= pucks (default: all 48 kinds); goals: "sides",
-    "pads" or "mixed". ValueError for another word in `goals`, and for more pucks than kinds or places."""
+    matter. rng: numpy Generator; kind_set: int [n, 2], n >= pucks (default: all 48 kinds). holes: None (anything
+    may come), "left out" (no puck in HOLE, and no object with the goal that `never` gives it), "spatial" (the target
+    is in HOLE) or "goal" (it has that goal). ValueError for another word, and for more pucks than kinds or places."""
     kind_set = KINDS["all"] if kind_set is None else np.asarray(kind_set)
-    if goals not in ("sides", "pads", "mixed"):
-        raise ValueError(f"goals is {goals!r}; it must be 'sides', 'pads' or 'mixed'")
+    if holes not in (None, "left out", "spatial", "goal"):
+        raise ValueError(f"holes is {holes!r}; it must be None, 'left out', 'spatial' or 'goal'")
     if len(kind_set) < pucks:
         raise ValueError(f"{len(kind_set)} kinds cannot fill {pucks} places without repeats; ask for fewer")
     rows = np.arange(batch)
@@ -89,21 +100,22 @@ def sample(rng, batch, kind_set=None, goals="sides", pucks=3):
     key[rows[:, None], first_two] += 1                  # the target keeps the largest key
     kind = kind_set[key.argsort(1)[:, ::-1][:, :pucks]]
 
-    pads, goal = np.full((batch, 2), -1), rng.integers(4, size=batch)
-    if goals != "sides":
-        pads = rng.random((batch, 4)).argsort(1)[:, :2]
-        to_pad = rng.random(batch) < (1. if goals == "pads" else .5)
-        goal = np.where(to_pad, rng.integers(4, 6, size=batch), goal)
-    goal_xy = PLACES[np.where(goal < 4, goal, pads[rows, np.maximum(goal - 4, 0)])]
+    goal, unseen = rng.integers(4, size=batch), never(kind[:, 0])
+    if holes:
+        goal = unseen if holes == "goal" else (unseen + rng.integers(1, 4, size=batch)) % 4
+    goal_xy = PLACES[goal]
 
     xy, todo = np.empty((batch, pucks, 2), np.float32), rows
     for _ in range(TRIES):      # pucks stand apart; the goal and the place behind the target are free
         xy[todo] = rng.uniform(-.8, .8, (len(todo), pucks, 2))
+        if holes == "spatial":
+            xy[todo, 0] = rng.uniform(*HOLE, (len(todo), 2))
         landing = _behind(xy[todo, 0], goal_xy[todo])[0]
         gap = (np.linalg.norm(xy[todo, :, None] - xy[todo, None], axis=-1) + 9 * np.eye(pucks)).min((1, 2))
         to_goal = np.linalg.norm(xy[todo] - goal_xy[todo, None], axis=-1).min(1)
         to_landing = np.linalg.norm(xy[todo] - landing[:, None], axis=-1).min(1)
-        todo = todo[(gap < 2 * PUCK + .08) | (to_goal < 2 * PUCK) | (to_landing < TOUCH + .02)]
+        hidden = in_hole(xy[todo, holes == "spatial":]).any(1) & (holes is not None)
+        todo = todo[(gap < 2 * PUCK + .08) | (to_goal < 2 * PUCK) | (to_landing < TOUCH + .02) | hidden]
         if not len(todo):
             break
     else:
@@ -111,7 +123,7 @@ def sample(rng, batch, kind_set=None, goals="sides", pucks=3):
     order = rng.random((batch, pucks)).argsort(1)       # so that the target is not always puck 0
     xy, kind = (np.take_along_axis(a, order[..., None], 1) for a in (xy, kind))
     finger = rng.uniform(-1.1, 1.1, (batch, 2)).astype(np.float32)
-    return Tables(xy, kind, finger, np.zeros(batch, bool), order.argmin(1), goal, pads, goal_xy)
+    return Tables(xy, kind, finger, np.zeros(batch, bool), order.argmin(1), goal)
 
 def _behind(puck, goal):
     """Where the finger lands to push puck [B, 2] to goal [B, 2]; the unit vector and distance to the goal."""
@@ -171,14 +183,14 @@ def _overlap(a, b, apart):
 
 def success(tables):
     """[B] bool: the target is at its goal."""
-    return np.linalg.norm(tables.target_xy() - tables.goal_xy, axis=-1) < NEAR
+    return np.linalg.norm(tables.target_xy() - tables.goal_xy(), axis=-1) < NEAR
 
 def stroke(tables, rate=1):
     """The expert: one smooth stroke from here. Returns waypoints (x, y, +-1), float32 [B, rate * STEPS, 3].
     The raised finger goes to the point behind the target, as seen from the goal. It is lowered there, and
     pushes until the target is at the goal. Each segment is minimum-jerk in time: its shape is the same
     whatever its length, so that few numbers describe it."""
-    puck, goal, finger = tables.target_xy(), tables.goal_xy, tables.finger
+    puck, goal, finger = tables.target_xy(), tables.goal_xy(), tables.finger
     behind, u, dist = _behind(puck, goal)
     away, pressed = finger - puck, tables.pressed[:, None]
     aside = np.abs(away[:, :1] * u[:, 1:] - away[:, 1:] * u[:, :1])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from nano_ki import evaluate
+from nano_ki import evaluate, world
 from tutorials.studies import claims
 from tutorials.studies.compare import RESULTS, lines_of
 
@@ -17,15 +17,15 @@ def run(arm="ki", seed=0, speed=1., flags=()):
 
     def won(rate, n=100):
         return evaluate.outcome(rng.random(n) < rate)
-    answers = {"where": .9, "colour": .8, "shape": .7}
+    answers = {"where": .9, "colour": .8, "shape": .7, "went": .6}
     pull = {"VLM": {"flow": .1, "ce": 1., "cosine": .2}}
     checks = [{"step": s, "seconds": s / 3, "success": {k: won(min(1, speed * s / 1000)) for k in ("seen", "new_both")},
                "vqa": {"book": answers, "robot": answers}, "pull": pull} for s in range(100, 1200, 100)]
-    sets = {s: won(min(1, speed)) for s in claims.SETS}
+    sets = {s: won(min(1, speed)) for s in {*claims.SETS, *world.TEST_SETS}}
     return {"arm": arm, "seed": seed, "flags": list(flags), "steps": 1200, "train_seconds": 400., "checks": checks, "success": sets,
             "right_puck": sets, "vqa_before": answers, "vqa_before_robot": answers, "vqa_after": answers, "vqa_after_robot": answers,
             "vqa_restricted": {"book": answers, "robot": answers}, "readable": {"place": .5, "colour": .9, "shape": .6},
-            "moved": {"vision encoder": .1, "head": .2}}
+            "moved": {"vision encoder": .1, "head": .2}, "bend": {"seen": .01, "new_both": .02}}
 
 
 def test_the_page_and_readme_are_made_from_the_lines(monkeypatch, tmp_path):
@@ -46,12 +46,13 @@ def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
               "teach": ["--gamma", "40"]}
     (tmp_path / "latency.jsonl").write_text("".join(json.dumps({"horizon": h, "by": by, "ms": 9.} | more) + "\n" for h in (8, 16, 32, 50)
                                                     for by, more in (("FAST", {"tokens": 7}), ("flow, 5 steps", {}))))
-    for name, flags in sweeps.items():
+    (tmp_path / "first_world").mkdir()
+    for name, flags in {**{f"first_world/{name}": flags for name, flags in sweeps.items()}, "rates": rates, "arms": [], "first_world/arms": []}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({**m, "flags": flags}) + "\n" for m in lines))
-    (tmp_path / "arms.jsonl").write_text("".join(json.dumps(m) + "\n" for m in lines))
+    (tmp_path / "expert.jsonl").write_text(json.dumps({"setting": "as it is", "ms_a_step": 100, "curve": [[25, 250, .5]]}) + "\n")
     monkeypatch.setattr(claims, "RESULTS", tmp_path)
     page = claims.page()
-    (tmp_path / "speed.jsonl").write_text('{"arm": "ki", "seconds": 0.5}\n')
+    (tmp_path / "first_world" / "speed.jsonl").write_text('{"arm": "ki", "seconds": 0.5}\n')
     assert "| ki | 3 |" in claims.faster(lines) and "| 500 |" in claims.faster(lines)
     assert claims.config_of(run(flags=["--gamma", "4", "--alpha", "2", "--gamma", "3"])).gamma == 3      # (the last one given)
     taught = claims.teach(lines)

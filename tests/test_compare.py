@@ -31,7 +31,7 @@ def fresh(config, data, policy=VLA):
 
 def test_every_arm_is_a_valid_run():
     for arm, (flags, _) in compare.ARMS.items():
-        assert configuration.parse([*flags, "--device", "cpu"]).steps == 1200, arm
+        assert configuration.parse([*flags, "--device", "cpu"]).steps == 1000, arm
 
 
 def test_the_expert_joins_late(tmp_path):
@@ -99,11 +99,11 @@ def test_the_scenes_one_by_one_make_up_the_rate():
 
 
 def test_commands_that_say_only_half(model):
-    tables = evaluate.test_scenes("seen", 5, "sides")
+    tables = evaluate.test_scenes("seen", 5)
     whole, half = (evaluate.inputs(model, tables, hide)[1] for hide in ((), (SHAPE,)))
     assert (half[:, SHAPE] == BLANK).all() and (half[:, COLOUR] == whole[:, COLOUR]).all()
     for hidden, part in ((SHAPE, 0), (COLOUR, 1)):         # what is left names one puck
-        kind, target = (t := more.half_said(6, "sides", part)).kind[..., part], t.target
+        kind, target = (t := more.half_said(6, part)).kind[..., part], t.target
         assert ((kind == kind[np.arange(6), target][:, None]).sum(1) == 1).all(), hidden
 
 
@@ -113,11 +113,12 @@ def test_restricted_answers_stay_in_their_category(tiny, data):
     original = type(vlm).generate
     vlm.generate = lambda *args: said.append(original(vlm, *args)) or said[-1]
     scores = evaluate.vqa(vlm, "book", 40, free=False)
-    numbers, colours, shapes = said
-    assert ((numbers >= language.NUMBER0) & (numbers < language.NUMBER0 + language.BINS)).all()
+    numbers, colours, shapes, sides = said
+    assert ((numbers >= language.NUMBER0) & (numbers < language.NUMBER0 + language.BINS)).all() and numbers.shape == (40, 2)
+    assert ((sides >= language.GOAL0) & (sides < language.GOAL0 + len(world.GOALS))).all()
     assert ((colours >= language.COLOUR0) & (colours < language.COLOUR0 + len(world.COLOURS))).all()
     assert ((shapes >= language.SHAPE0) & (shapes < language.SHAPE0 + len(world.SHAPES))).all()
-    assert set(scores) == {"where", "colour", "shape"}
+    assert set(scores) == {"where", "colour", "shape", "went"}
 
 
 def test_pull_is_what_the_losses_would_do_without_the_stop(model, batch):
@@ -142,7 +143,7 @@ def test_moved_is_nothing_at_the_start(tiny, data):
 
 
 def test_a_linear_map_reads_more_off_a_vlm_that_knows(data):
-    c = configuration.make(device="cpu", preset="laptop", grain=0.)
+    c = configuration.make(device="cpu", preset="laptop", cloth=0.)
     known, empty = (checkpoint.new_model(replace(c, vlm=v), data.fast) for v in (c.vlm, ""))
     a, b = (more.readable(m, 600, 300) for m in (known, empty))
     assert a["place"] > b["place"] + .2 and a["colour"] > .9 and a["shape"] > b["shape"] + .2
@@ -216,8 +217,8 @@ def test_a_comparison_goes_on_where_it_was(tmp_path):
     assert [m["step"] for m in checkpoint.read_metrics(out / "metrics.jsonl")] == [2]      # (log lines: at the end only)
     assert any("resumed" in line for line in (out / "metrics.jsonl").read_text().splitlines())
     for m in result:
-        assert set(m["success"]) >= {*world.TEST_SETS, "new_shape", "five_pucks", "only_colour_said"}
-        assert len(compare.scenes(m, "right_puck", "new_shape")) == 2 and m["readable"] and m["moved"]
+        assert set(m["success"]) >= {*world.TEST_SETS, "five_pucks", "only_colour_said", "only_shape_said"}
+        assert len(compare.scenes(m, "right_puck", "new_shape")) == 2 and m["readable"] and m["bend"] and m["moved"]
     budget = run("--arms", "frozen", "--budget", "2")                        # as many steps as two seconds hold
     line = checkpoint.read_metrics(tmp_path / "r.jsonl")[-1]
     assert budget.returncode == 0 and line["steps"] == int(line["flags"][-1]) > 2, budget.stderr
@@ -238,13 +239,13 @@ def test_a_search_turns_the_same_rates_for_each_arm(tmp_path):
 
 
 def test_validation_scenes_are_not_the_tests():
-    a, b = (evaluate.test_scenes("seen", 20, "sides", seed) for seed in (evaluate.TEST_SEED, evaluate.VALIDATION_SEED))
+    a, b = (evaluate.test_scenes("seen", 20, seed) for seed in (evaluate.TEST_SEED, evaluate.VALIDATION_SEED))
     assert not np.isclose(a.puck, b.puck).any(2).any()
 
 
-def test_shipped_vlm_answers_less_in_grain():
+def test_shipped_vlm_answers_less_about_the_robots_table():
     c = configuration.make(device="cpu", preset="laptop")
     vlm = checkpoint.new_vlm(c)
     checkpoint.load_vlm(vlm, c.vlm, c)
-    clean, grainy = (evaluate.vqa(vlm, "robot", 200, grain=g) for g in (0., .16))
-    assert min(clean.values()) > .95 and .2 < np.mean(list(grainy.values())) < .7
+    plain, cloth = (list(evaluate.vqa(vlm, "robot", 200, cloth=x).values())[:3] for x in (0., c.cloth))
+    assert min(plain) > .95 and .3 < np.mean(cloth) < .8                     # the premise: it knows much, and not enough

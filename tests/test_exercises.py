@@ -13,7 +13,7 @@ RIGHT = {
     "01.1": "def min_jerk(t): return t ** 3 * (10 - 15 * t + 6 * t * t)",
     "01.2": "def keep(owner, finished): return torch.isin(owner, finished)",
     "02.1": "def prefix_tokens(side, stride, slots): return (side // stride) ** 2 + slots",
-    "02.2": "def token_shift(words): return words + words.roll(1, 1)",
+    "02.2": "def token_shift(words): return words + F.pad(words[:, :-1], (0, 0, 1, 0))",
     "03.1": """def dct_matrix(H):
     k, n = torch.arange(H, dtype=torch.double)[:, None], torch.arange(H, dtype=torch.double)
     c = math.sqrt(2 / H) * torch.cos(math.pi * k * (n + .5) / H)
@@ -80,7 +80,9 @@ WRONG = {
     "01.1": [("t ** 3 * (10 - 15 * t + 6 * t * t)", "t", "speed"), ("t ** 3 * (10 - 15 * t + 6 * t * t)", "t * t * (3 - 2 * t)", "acceleration")],
     "01.2": [("return ", "return ~", "upside down"), ("(owner, finished)\n", "(finished, owner)\n", "for each sample")],
     "02.1": [(" ** 2", "", "rows and columns"), (" + slots", "", "words of the prompt")],
-    "02.2": [("roll(1, 1)", "roll(-1, 1)", "the other way"), ("roll(1, 1)", "roll(1, 2)", "rolled the features"), ("words + ", "", "lost")],
+    "02.2": [("F.pad(words[:, :-1], (0, 0, 1, 0))", "words.roll(1, 1)", "the first slot hears"), ("words + ", "", "lost"),
+             ("F.pad(words[:, :-1], (0, 0, 1, 0))", "words.roll(-1, 1)", "the other way"), (":-1], (0, 0, 1, 0)", "1:], (0, 0, 0, 1)", "the other way"),
+             ("F.pad(words[:, :-1], (0, 0, 1, 0))", "words.roll(1, 2)", "shifted the features")],
     "03.1": [("    c[0] /= math.sqrt(2)\n", "", "row 0 needs"), ("return c", "return c.T", "swapped"), ("n + .5", "n", "n + 1/2")],
     "03.2": [("<= size - used", "< size - used", "just fills"), ("<= size - used", "<= size", "overruns"), ("used == size", "True", "stop is allowed")],
     "04.1": [("1 - (", "(", "the other way"), ("u ** (2 / 3)", "u", "uniform"), ("u ** (2 / 3)", "u ** .7915", ".558")],

@@ -57,7 +57,9 @@ def test_forward_values_are_equal_with_and_without(model, batch):
     out = []
     for model.insulate in (True, False):
         out.append(model.losses(batch, torch.Generator().manual_seed(0)))
+    memories = [[x for kv in losses.pop("memory") for x in kv] for losses in out]
     assert all(torch.equal(out[0][k], out[1][k]) for k in out[0])
+    assert all(torch.equal(a, b) and not a.requires_grad and b.requires_grad for a, b in zip(*memories, strict=True))
 
 
 # Wrong placements found in public code. Each replaces memory_for_expert, or the attention of the VLM.
@@ -148,3 +150,69 @@ def test_each_part_is_clipped_on_its_own(tiny, data, tmp_path, monkeypatch):
         train.train(config, stop=lambda step: step == 2)
         weights.append(checkpoint.load_model(config.out).vlm.state_dict())
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+@pytest.mark.parametrize("recipe", ["ki", "frozen"])
+def test_several_updates_of_the_expert_leave_the_vlm_as_one_does(recipe, tmp_path, monkeypatch):
+    """They share one pass of the VLM, whose weights end up with the same bits. The expert's do not."""
+    from conftest import TINY
+
+    from nano_ki import checkpoint, config, train
+    flags = {k: v for k, v in TINY.items() if recipe == "ki" or k != "vlm_samples"}
+    passes, weights, forward = [], [], decoder.VLM.forward
+    original = train.train_step
+
+    def step(*args):
+        monkeypatch.setattr(decoder.VLM, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
+        try:
+            return original(*args)
+        finally:
+            monkeypatch.setattr(decoder.VLM, "forward", forward)
+    monkeypatch.setattr(train, "train_step", step)
+    for updates in (1, 2, 4):
+        c = config.make(**{**flags, "flow_draws": 4}, recipe=recipe, expert_updates=updates, steps=9, out=str(tmp_path / str(updates)))
+        train.train(c, stop=lambda step: step == 3)
+        weights.append(checkpoint.load(c.out)["model"])
+        assert c.updates == updates
+    assert len(passes) == 3 * 3 * (2 if recipe == "ki" else 1)          # (ki: one page, and two)
+    for other in weights[1:]:
+        assert all(torch.equal(weights[0][k], other[k]) for k in other if k.startswith("vlm"))
+        assert any(not torch.equal(weights[0][k], other[k]) for k in other if k.startswith("expert"))
+    assert any(not torch.equal(weights[1][k], weights[2][k]) for k in weights[1])
+
+
+def test_a_step_is_so_many_updates_of_the_expert_on_one_memory(tiny, data, batch):
+    """train_step against the same by hand, by plain gradient descent."""
+    from dataclasses import replace
+
+    from nano_ki import train
+    from nano_ki.model import VLA
+    config = replace(tiny, warmup=1, clip=1e9, steps=9)
+    assert config.updates == 2
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(VLA(config, data.fast))
+        probe.open_gates(models[-1])
+    model, hand = models
+
+    def descent(part):
+        optimiser = torch.optim.SGD(part.parameters(), lr=.1)
+        optimiser.param_groups[0]["peak"] = .1
+        return part, [optimiser], 0
+    parts = {name: descent(getattr(model, name)) for name in ("vlm", "expert")}
+    noise = torch.Generator().manual_seed(5)
+    train.train_step(model, parts, [batch], [torch.Generator().manual_seed(5)], config, 0)
+
+    out = hand.losses(batch, noise)
+    (out["ce"] + out["flow"]).backward()
+    for losses in (out, None):
+        if losses is None:                   # (the memory is that of the VLM before its update)
+            hand.flow_loss(batch, out["memory"], noise).backward()
+        with torch.no_grad():
+            for p in hand.parameters():
+                if p.grad is not None:
+                    p -= .1 * p.grad
+        hand.zero_grad(set_to_none=True)
+    for (name, p), q in zip(model.named_parameters(), hand.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=1e-6, rtol=1e-5, msg=name)

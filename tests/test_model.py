@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nano_ki import flow, optim
+from nano_ki import flow, optim, vit
 from nano_ki.decoder import prefix_mask
 from nano_ki.expert import draw_mask
 from nano_ki.language import END, FIRST_FAST, PAD
@@ -119,15 +119,103 @@ def test_padding_changes_nothing(model, batch):
 def test_cross_entropy_is_the_mean_over_real_tokens(model, batch):
     out = model.losses(batch, torch.Generator().manual_seed(0))
     logits, _ = model.vlm(model.vlm.prefix(batch.image, batch.prompt), batch.answer[:, :-1])
-    logp, total, count = logits.log_softmax(-1), [0, 0], [0, 0]
-    for i in range(12):
-        for j, token in enumerate(batch.answer[i]):
-            if token != PAD:
-                total[i >= 8] -= logp[i, j, token].item()
-                count[i >= 8] += 1
+    pages = [x for i in (0, 1) for x in (batch.pages[:, i], batch.words[:, i])]
+    again, _ = model.vlm(model.vlm.prefix(*pages), batch.reply[:, :-1])
+    total, count = [0, 0], [0, 0]
+    for said, answer, robots in ((logits, batch.answer, 8), (again, batch.reply, 0)):
+        for i, row in enumerate(answer):
+            for j, token in enumerate(row):
+                if token != PAD:
+                    total[i >= robots] -= said[i, j].log_softmax(-1)[token].item()
+                    count[i >= robots] += 1
+    assert len(batch.reply) == 2
     assert out["fast"].item() == pytest.approx(total[0] / count[0], rel=1e-4)
     assert out["text"].item() == pytest.approx(total[1] / count[1], rel=1e-4)
     assert out["ce"].item() == pytest.approx(sum(total) / sum(count), rel=1e-4)
+
+
+# -- the parts ----------------------------------------------------------------------------------------
+
+
+def with_gradients(function, *inputs):
+    """What a function gives with and without gradients, and the gradients of all its inputs (for one cotangent)."""
+    plain = function(*inputs)
+    asked = [x.clone().requires_grad_() for x in inputs]
+    out = function(*asked)
+    out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(1)))
+    return plain, out.detach(), *(x.grad for x in asked)
+
+
+@pytest.mark.parametrize("size", [.1, 1, 30])
+@pytest.mark.parametrize("wide", [32, 96])
+def test_norm_is_pytorchs_with_and_without_gradients(size, wide):
+    x = size * torch.randn(4, 5, wide, generator=torch.Generator().manual_seed(0))
+    for view in (x, x.transpose(0, 1), x[..., :32]):
+        ours = with_gradients(vit.norm, view)
+        theirs = with_gradients(lambda x: F.rms_norm(x, x.shape[-1:]), view)
+        assert torch.equal(ours[0], ours[1])
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5 / min(size, 1), rtol=1e-5)
+    assert torch.equal(vit.norm(torch.zeros(2, 32, requires_grad=True)), torch.zeros(2, 32))
+
+
+def test_squared_relu_is_the_square_of_relu_with_and_without_gradients():
+    x = torch.randn(7, 64, generator=torch.Generator().manual_seed(0))
+    for a, b in zip(with_gradients(vit.squared_relu, x), with_gradients(lambda x: F.relu(x).square(), x), strict=True):
+        assert torch.equal(a, b)
+    wide = x.double().requires_grad_()
+    assert torch.autograd.gradcheck(vit.squared_relu, wide[:2, :5])
+
+
+def test_queries_keys_and_values_in_one_product_are_three_products():
+    """Of a block (all of one width) and of the expert (wide in, narrow out)."""
+    for inputs, outputs in ((64, 64), (96, 64)):
+        q, k, v = (vit.linear(inputs, outputs) for _ in range(3))
+        h = torch.randn(3, 5, inputs)
+        wanted = [F.rms_norm(vit.heads(q(h)), (32,)), F.rms_norm(vit.heads(k(h)), (32,)), vit.heads(v(h))]
+        for a, b in zip(vit.queries_keys_values(h, q, k, v), wanted, strict=True):
+            assert a.shape == (3, 2, 5, 32)
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+        for i, layer in enumerate((q, k, v)):                        # each map gets its own gradient
+            grads = [torch.autograd.grad((out[i] * torch.arange(32.)).sum(), layer.weight)[0]
+                     for out in (vit.queries_keys_values(h, q, k, v), wanted)]
+            torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
+
+
+def test_modulation_that_is_known_is_the_one_that_is_computed(model, batch):
+    _, memory = model.vlm(model.vlm.prefix(batch.image, batch.prompt))
+    x, t = torch.randn(12, 2, 16, 3), torch.rand(12, 2)
+    base, known = model.expert(x, t, memory), model.expert.modulation(t)
+    depth, width = len(model.expert.blocks), model.expert.position.shape[1]
+    assert known.shape == (12, 2, depth, 6, 1, width)
+    assert torch.equal(model.expert(x, t, memory, known), base)
+    assert torch.equal(model.expert(x, None, memory, known), base)          # (times count by it alone)
+    one = model.expert.modulation(torch.tensor(.3))                         # of one time, for all
+    torch.testing.assert_close(model.expert(x, None, memory, one), model.expert(x, torch.full((12, 2), .3), memory), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(model.expert(x, None, memory, known.flip(2)), base)          # each layer has its own
+
+
+def test_a_new_experts_layers_are_the_identity_and_its_scales_are_one(tiny, data):
+    from nano_ki.expert import Expert
+    expert = Expert(48, 32, 3, 16, 3)
+    scale1, shift1, gate1, scale2, shift2, gate2 = expert.modulation(torch.rand(5)).unbind(-3)
+    assert all((x == 1).all() for x in (scale1, scale2)) and not any(x.any() for x in (shift1, gate1, shift2, gate2))
+    assert not expert(torch.randn(2, 1, 16, 3), torch.rand(2, 1), [(torch.randn(2, 1, 5, 32),) * 2] * 3).any()
+
+
+def test_words_hear_the_word_before_and_pages_are_told_apart(model, batch):
+    vlm, words = model.vlm, batch.prompt
+    prefix = vlm.prefix(batch.image, words)
+    base, other = prefix[:, 36:], words.clone()
+    other[:, 6] = (other[:, 6] + 1) % FIRST_FAST
+    changed = (vlm.prefix(batch.image, other)[:, 36:] != base).any(2)
+    assert changed.tolist() == [[False] * 6 + [True]] * 12                 # (the first slot does not hear the last)
+    other[:, 6], other[:, 2] = words[:, 6], (words[:, 2] + 1) % FIRST_FAST
+    assert (vlm.prefix(batch.image, other)[:, 36:] != base).any(2).tolist() == [[False, False, True, True] + [False] * 3] * 12
+    both = vlm.prefix(batch.image, words, batch.image, words)
+    assert both.shape[1] == 2 * prefix.shape[1] and torch.equal(both[:, :43], prefix)
+    torch.testing.assert_close(both[:, 43:] - prefix, (vlm.page[1] - vlm.page[0]).expand(12, 43, -1), atol=1e-5, rtol=1e-5)
+    assert (vlm.page[0] != vlm.page[1]).all()
 
 
 # -- one pass and many --------------------------------------------------------------------------------

@@ -305,7 +305,7 @@ def bad_instruction(rng, _):
     text = " ".join(str(w) for w in rng.choice(np.array(words, object), rng.integers(0, 9)))
     ids = language.parse(text)
     assert (language.parse(language.prompt_text(ids)) == ids).all()
-    evaluate.command(text, "sides")
+    evaluate.command(text)
     return "taken"
 
 

@@ -154,7 +154,7 @@ def test_the_default_run_that_is_shown_is_of_this_world():
     c = config.make(device="cpu", preset="laptop")
     vlm = checkpoint.new_vlm(c)
     checkpoint.load_vlm(vlm, c.vlm, c)
-    now = evaluate.vqa(vlm, "robot", c.scenes, c.image, pucks=c.pucks, grain=c.grain)
+    now = evaluate.vqa(vlm, "robot", c.scenes, c.image, pucks=c.pucks, cloth=c.cloth)
     assert shown["vqa_before_robot"] == pytest.approx(now, abs=.02)
     assert (shown["recipe"], shown["preset"], shown["steps"], shown["seed"]) == ("ki", "laptop", c.steps, c.seed)
     readme = (ROOT / "README.md").read_text()

@@ -32,9 +32,12 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Eight steps by one process, the batch in two shards."""
+    """Eight steps by one process, the batch in two shards; each step has two updates of the expert, and questions about two
+    pages."""
     out = tmp_path_factory.mktemp("alone") / "r"
-    train.train(configuration.make(**TINY, steps=9, shards=2, out=str(out)), stop=lambda step: step == 8)
+    config = configuration.make(**TINY, steps=9, shards=2, out=str(out))
+    assert config.updates == 2 and len(episodes.Data(config).batch().reply) == 1
+    train.train(config, stop=lambda step: step == 8)
     return out
 
 
@@ -49,6 +52,26 @@ def test_two_processes_give_the_bits_of_one_with_two_shards(alone, tmp_path):
     assert resumed["steps"] == 9 and resumed["ranks"] == 1
     assert same(saved["model"], weights(alone))                  # and one process finished what it began
     assert len(list((tmp_path / "r").glob("summary.json"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [("--recipe=frozen", "--vlm-samples=0"), ("--flow-draws=4", "--expert-updates=2", "--shards=4")])
+def test_two_processes_do_several_updates_of_the_expert(flags, tmp_path):
+    """On a frozen VLM, and where each process has two shards, whose memories it keeps. (More than two are added up in
+    another order: close, not the same bits.)"""
+    flags = ["--vlm-samples=8", "--two-pages=.5", "--steps=5", *flags]
+    done = torchrun(2, *flags, f"--out={tmp_path / 'two'}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    config = configuration.parse(["--shards=2", *FLAGS, *flags, f"--out={tmp_path / 'one'}"])
+    assert config.updates == 2
+    train.train(config)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert same(one, two) or config.shards > 2
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-2, rtol=1e-2)
+    a, b = (next(m for m in reversed(checkpoint.read_metrics(tmp_path / name / "metrics.jsonl")) if "ce" in m) for name in ("one", "two"))
+    for key in ("ce", "flow"):
+        assert a[key] == pytest.approx(b[key], rel=2e-3)
 
 
 @pytest.mark.slow
@@ -100,6 +123,8 @@ def test_two_half_batches_are_one_whole_batch(tmp_path, monkeypatch, data):
     draws, original = [], model.VLA.draw
     monkeypatch.setattr(model.VLA, "draw", lambda *args: draws.append(original(*args)) or draws[-1])
     train.train(config, stop=lambda step: True)
+    assert len(draws) == 4                                       # two updates of the expert, two halves each
+    draws = [[torch.cat(x) for x in zip(*pair, strict=True)] for pair in (draws[:2], draws[2:])]
 
     wide = max(b.answer.shape[1] for b in parts)
     answers = [torch.nn.functional.pad(b.answer, (0, wide - b.answer.shape[1])) for b in parts]
@@ -109,9 +134,10 @@ def test_two_half_batches_are_one_whole_batch(tmp_path, monkeypatch, data):
         return torch.cat([x[r] for x, r in zip((a, b), robots, strict=True)]
                          + [x[~r] for x, r in zip((a, b), robots, strict=True)])
     whole = model.Batch(*(join(*(getattr(b, name) for b in parts)) for name in ("image", "prompt")), join(*answers),
-                        torch.cat([b.chunk for b in parts]))
+                        *(torch.cat([getattr(b, name) for b in parts]) for name in ("chunk", "pages", "words", "reply")))
+    assert len(whole.reply) == 2
     monkeypatch.setattr(episodes.Data, "batch", lambda self, step=0, shard=0: whole)
-    monkeypatch.setattr(model.VLA, "draw", lambda *args: [torch.cat(x) for x in zip(*draws, strict=True)])
+    monkeypatch.setattr(model.VLA, "draw", lambda *args: draws.pop(0))
     train.train(replace(config, shards=1, out=str(tmp_path / "one")), stop=lambda step: True)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     fresh = train.new_model(replace(config), halves.fast).state_dict()

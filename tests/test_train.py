@@ -43,7 +43,7 @@ def test_a_run_leaves_what_readme_says(run):
     assert set(summary["success"]) == set(summary["right_puck"]) == set(world.TEST_SETS)
     seen = summary["success"]["seen"]
     assert set(seen) == {"rate", "low", "high", "n", "scenes"} and len(seen["scenes"]) == 2 * -(-seen["n"] // 8)
-    assert set(summary["vqa_before"]) == set(summary["vqa_after"]) == {"where", "colour", "shape"}
+    assert set(summary["vqa_before"]) == set(summary["vqa_after"]) == {"where", "colour", "shape", "went"}
     assert set(summary["parameters"]) == {"vlm", "expert"}
     assert min(summary["ms_per_chunk"].values()) > 0
     assert asdict(checkpoint.load(out)["config"]) == json.loads(
@@ -128,6 +128,8 @@ def cli(*args, module="train"):
     (["--preset", "huge"], "choose from"), (["--step", "3"], "unrecognized"), (["--steps", "0"], "above 0"),
     (["--image", "50"], "multiple of 8"), (["--recipe", "pi0", "--expert-from", ".5"], "needs a VLM that learns"),
     (["--expert-from", "1200"], "below 1"), (["--expert-sees-fast"], "unrecognized"),
+    (["--recipe", "joint", "--expert-updates", "2"], "use --insulate or --freeze"), (["--expert-updates", "3"], "a multiple of --expert-updates"),
+    (["--recipe", "pi0", "--expert-updates", "2"], "use --insulate or --freeze"), (["--two-pages", "1.5"], "a share"),
     (["--robot-questions", "2"], "a share"), (["--execute", "99"], "16 waypoints"), (["--alpha", "x"], "invalid float"),
     (["--no-flow-loss", "--no-fast-loss", "--vlm-samples", "0"], "nothing to train"),
     (["--resume"], "needs --out"), (["--resume", "--out", "x", "--steps", "3"], "drop steps")])
@@ -223,19 +225,19 @@ def test_an_instruction_gets_its_gif(run):
     assert done.returncode == 0, done.stderr
     assert (out / "push-the-cyan-ring-to-the-left.gif").stat().st_size > 1000
     for text, says in (("push the cyan rong to the left", "nearest known: ring"), ("where is the cyan ring", "no command"),
-                       ("push the cyan ring to the dot", "has no dot")):
+                       ("push the cyan ring to the dot", "unknown word 'dot'"), ("push the cyan ring", "does not say left")):
         done = cli(str(out), "--instruction", text, module="evaluate")
         assert done.returncode != 0 and says in done.stderr and "Traceback" not in done.stderr
 
 
 def test_an_object_that_is_not_on_the_table_is_named():
-    tables = evaluate.scene_for("push the pink cross to the top", "sides")
+    tables = evaluate.scene_for("push the pink cross to the top")
     assert language.instruction(tables) == ["push the pink cross to the top"]
-    evaluate.aim(tables, "push the pink cross to the left", "sides")
+    evaluate.aim(tables, "push the pink cross to the left")
     assert language.instruction(tables) == ["push the pink cross to the left"]
     absent = next(s for s in world.SHAPES if s not in {world.SHAPES[k] for k in tables.kind[0, :, 1]})
     with pytest.raises(ValueError, match="no pink .* on this table; there are"):
-        evaluate.aim(tables, f"push the pink {absent} to the left", "sides")
+        evaluate.aim(tables, f"push the pink {absent} to the left")
 
 
 def test_metrics_readers_tolerate_a_torn_last_line(tmp_path):
@@ -252,13 +254,21 @@ def test_every_field_is_a_flag_with_a_help_text():
         configuration.make(recipe="x")
 
 
+@pytest.mark.parametrize("given, updates", [
+    (dict(), 4), (dict(flow_draws=2), 2), (dict(flow_draws=3), 1), (dict(flow_draws=6), 2), (dict(expert_updates=1), 1),
+    (dict(flow_draws=6, expert_updates=3), 3), (dict(recipe="joint"), 1), (dict(recipe="pi0"), 1), (dict(recipe="frozen"), 4),
+    (dict(recipe="joint", expert_updates=1), 1), (dict(recipe="frozen", expert_updates=2), 2)])
+def test_updates_of_the_expert_share_a_memory_that_stays(given, updates):
+    assert configuration.make(device="cpu", preset="laptop", **given).updates == updates
+
+
 def test_wilson():
     assert evaluate.wilson(8, 10) == {"rate": .8, "low": .4902, "high": .9433, "n": 10}
     assert evaluate.wilson(0, 10)["low"] == 0 and evaluate.wilson(10, 10)["high"] == 1
 
 
 def test_right_puck_is_the_one_that_moved_most():
-    tables = evaluate.test_scenes("all", 50, "sides")
+    tables = evaluate.test_scenes("all", 50)
     other = tables.take(slice(None))
     other.target = (other.target + 1) % 3          # an expert that pushes the wrong puck
 
@@ -266,8 +276,8 @@ def test_right_puck_is_the_one_that_moved_most():
         now = now.take(slice(None))
         now.target = (now.target + 1) % 3
         return world.stroke(now)
-    won, right = evaluate.rollout(wrong, tables)
-    assert won.mean() < .2 and right.mean() < .2
+    end = evaluate.rollout(wrong, tables)
+    assert world.success(end).mean() < .2 and evaluate.right_puck(tables, end).mean() < .2
 
 
 def test_probe_prints_its_table():
@@ -298,8 +308,8 @@ def test_a_run_on_the_gpu(tmp_path):
 @pytest.mark.slow
 def test_acting_as_a_cuda_graph_is_acting(model):
     model.cuda()
-    one = evaluate.inputs(model, evaluate.test_scenes("seen", 1, "sides"))
-    other = evaluate.inputs(model, evaluate.test_scenes("new_both", 1, "sides"))
+    one = evaluate.inputs(model, evaluate.test_scenes("seen", 1))
+    other = evaluate.inputs(model, evaluate.test_scenes("new_both", 1))
     act, got = bench.graphed(model.act, *one), []
     for way in (act, model.act):
         torch.cuda.manual_seed(3)

@@ -4,17 +4,35 @@ import pytest
 import torch
 
 from nano_ki import episodes, language, render, world
-from nano_ki.language import COLOUR0, END, FIRST_FAST, GOAL0, ID, NUMBER0, PAD, SHAPE0
+from nano_ki.language import (
+    COLOUR,
+    COLOUR0,
+    END,
+    FIRST_FAST,
+    GOAL,
+    GOAL0,
+    HEIGHT,
+    ID,
+    NUMBER0,
+    PAD,
+    SHAPE,
+    SHAPE0,
+    UP,
+    VERB,
+    X,
+    Y,
+)
 
 
-def scenes(n=300, goals="mixed", **kw):
-    return world.sample(np.random.default_rng(0), n, goals=goals, **kw)
+def scenes(n=300, **kw):
+    return world.sample(np.random.default_rng(0), n, **kw)
 
 
 def test_prompts_go_both_ways():
     tables = scenes()
     prompts, _ = language.lesson(tables, np.random.default_rng(1))
-    for prompt in (*prompts, *language.command(tables)):
+    _, (_, went), _ = language.two_pages(tables, np.random.default_rng(1))
+    for prompt in (*prompts, *language.command(tables), *went):
         np.testing.assert_array_equal(language.parse(language.prompt_text(prompt)), prompt)
     assert language.prompt_text(language.parse("push the red star to the left")) == "push the red star to the left"
 
@@ -37,24 +55,62 @@ def test_answers_are_true():
     kind = tables.kind + (COLOUR0, SHAPE0)
     for name in language.LESSONS:
         for i, (q, a) in enumerate(zip(*language.lesson(tables, rng, name), strict=True)):
-            assert q[0] == ID[name] and END in a and (a[list(a).index(END) + 1:] == PAD).all()
+            assert q[VERB] == ID[name] and END in a and (a[list(a).index(END) + 1:] == PAD).all()
             if name in ("where", "find"):
-                p = (kind[i] == q[[6, 5]]).all(1).argmax()
+                p = (kind[i] == q[[COLOUR, SHAPE]]).all(1).argmax()
                 assert list(a[:2]) == list(place[i, p] if name == "where" else place[i, p, ::-1])
             elif name in ("colour", "shape"):
-                p = (place[i] == q[1:3]).all(1).argmax()
+                p = (place[i] == q[[X, Y]]).all(1).argmax()
                 assert a[0] == kind[i, p, int(name == "shape")]
+            elif name == "push":                       # from where to where
+                p = (kind[i] == q[[COLOUR, SHAPE]]).all(1).argmax()
+                to = NUMBER0 + language.to_bin(world.PLACES[q[GOAL] - GOAL0])
+                assert list(a[:5]) == [*place[i, p], *to, END] and (q != language.BLANK).all()
             else:
                 order = tables.puck[i, :, 0].argsort()
                 assert list(a[:12]) == list(np.concatenate((kind[i], place[i]), 1)[order].ravel())
 
 
+def test_lessons_come_in_their_shares():
+    assert language.QUESTIONS == tuple(name for name in language.LESSONS if name != "push") and sum(language.LESSONS.values()) == 1
+    for kinds in ((), language.QUESTIONS):
+        verbs = language.lesson(scenes(3000), np.random.default_rng(3), *kinds)[0][:, VERB]
+        asked = {name: language.LESSONS[name] for name in kinds or language.LESSONS}
+        for name in language.LESSONS:
+            assert (verbs == ID[name]).mean() == pytest.approx(asked.get(name, 0) / sum(asked.values()), abs=.03), name
+    with pytest.raises(ValueError, match="choose from describe"):
+        language.lesson(scenes(3), np.random.default_rng(0), "went")
+
+
+def test_a_question_about_two_pages_needs_both():
+    """One puck has moved, to the side that is the answer; where it stands on one of the pages does not tell the side."""
+    before = world.sample(np.random.default_rng(0), 4000)
+    after, (first, second), answer = language.two_pages(before, np.random.default_rng(2))
+    moved, rows = (after.puck != before.puck).any(-1), np.arange(4000)
+    assert (moved.sum(1) == 1).all() and (answer[:, 1] == END).all()
+    who, way = moved.argmax(1), (after.puck - before.puck).sum(1)
+    for words, verb in ((first, "push"), (second, "went")):
+        assert (words[:, VERB] == ID[verb]).all() and (words[:, [GOAL, X, Y, HEIGHT]] == language.BLANK).all()
+        np.testing.assert_array_equal(words[:, [COLOUR, SHAPE]] - (language.COLOUR0, language.SHAPE0), before.kind[rows, who])
+    side = answer[:, 0] - language.GOAL0
+    assert (way @ world.PLACES.T).argmax(1).tolist() == side.tolist()
+    assert np.bincount(side).min() > 800
+    for page in (before, after):               # the best guess from a page: the most frequent answer for each place of 5 x 5
+        cell = ((page.puck[rows, who] / world.HALF + 1) * 2.5).astype(int) @ (5, 1)
+        counts = np.zeros((25, 4))
+        np.add.at(counts, (cell, side), 1)
+        assert counts.max(1).sum() / 4000 < .6
+
+
 def test_commands_name_the_target_and_the_state():
     tables = scenes()
+    tables.pressed[::3] = True
     prompt, rows = language.command(tables), np.arange(300)
-    np.testing.assert_array_equal(prompt[:, [6, 5]] - (COLOUR0, SHAPE0), tables.kind[rows, tables.target])
-    np.testing.assert_array_equal(prompt[:, 4], GOAL0 + tables.goal)
-    np.testing.assert_array_equal(prompt[:, 1:3], NUMBER0 + language.to_bin(tables.finger))
+    np.testing.assert_array_equal(prompt[:, [COLOUR, SHAPE]] - (COLOUR0, SHAPE0), tables.kind[rows, tables.target])
+    np.testing.assert_array_equal(prompt[:, GOAL], GOAL0 + tables.goal)
+    np.testing.assert_array_equal(prompt[:, [X, Y]], NUMBER0 + language.to_bin(tables.finger))
+    np.testing.assert_array_equal(prompt[:, HEIGHT], UP + tables.pressed)
+    assert (prompt[:, VERB] == ID["push"]).all()
     assert prompt.max() < FIRST_FAST and len(set(language.WORDS)) == FIRST_FAST
 
 
@@ -81,14 +137,11 @@ def test_pictures_are_repeatable_and_their_batch_is_rows():
     assert render.robot_camera(tables, 96).shape == (20, 96, 96, 3)
 
 
-def test_finger_and_pads_are_seen():
+def test_the_finger_is_seen():
     tables = scenes(50)
-    moved, pads = tables.take(slice(None)), tables.take(slice(None))
+    moved = tables.take(slice(None))
     moved.pressed = ~moved.pressed
-    pads.pads = pads.pads[:, ::-1]
-    picture = render.robot_camera(tables)
-    for other in (moved, pads):
-        assert (picture != render.robot_camera(other)).any((1, 2, 3)).mean() > .95
+    assert (render.robot_camera(tables) != render.robot_camera(moved)).any((1, 2, 3)).mean() > .95
 
 
 def test_demonstrations_are_clean_strokes_of_episodes_that_succeed():
@@ -112,6 +165,8 @@ def test_failed_demonstrations_are_dropped():
 
 def test_batches_mix_robot_and_book(data, batch, tiny):
     assert len(batch.chunk) == 8 and len(batch.image) == len(batch.prompt) == len(batch.answer) == 12
+    assert batch.pages.shape == (2, 2, 48, 48, 3) and batch.words.shape == (2, 2, 7) and batch.reply.shape == (2, 2)
+    assert (batch.reply[:, 0] >= language.GOAL0).all() and (batch.reply[:, 1] == END).all() and (batch.prompt[8:, VERB] != ID["went"]).all()
     robot, text = batch.answer[:8], batch.answer[8:]
     assert ((robot >= FIRST_FAST) | (robot == PAD) | (robot == END)).all() and (text < FIRST_FAST).all()
     for ids, chunk in zip(robot.numpy(), batch.chunk.numpy(), strict=True):
@@ -131,7 +186,8 @@ def test_blind_hides_the_words_and_nothing_else(tiny, data):
     from dataclasses import replace
     tables = data.tables.take(slice(0, 9))
     open_, blind = episodes.say(tables, tiny), episodes.say(tables, replace(tiny, blind=True))
-    assert (blind[:, 4:] == language.BLANK).all() and (blind[:, [0, 1, 2, 3]] == open_[:, [0, 1, 2, 3]]).all()
+    assert (blind[:, [GOAL, SHAPE, COLOUR]] == language.BLANK).all()
+    assert (blind[:, [VERB, X, Y, HEIGHT]] == open_[:, [VERB, X, Y, HEIGHT]]).all() and (open_ != language.BLANK).all()
 
 
 @pytest.mark.parametrize("share", [0., 1.])
@@ -139,3 +195,12 @@ def test_questions_about_one_kind_of_picture_only(tiny, share):
     from dataclasses import replace
     batch = episodes.Data(replace(tiny, robot_questions=share)).batch()
     assert len(batch.image) == 12 and (batch.answer[8:] < FIRST_FAST).all()
+    if share == 1:                       # (a command about the robot's picture is answered by action tokens)
+        assert (batch.prompt[8:, VERB] != ID["push"]).all()
+
+
+@pytest.mark.parametrize("share, pairs", [(0., 0), (1., 6)])
+def test_questions_about_one_page_or_two(tiny, share, pairs):
+    from dataclasses import replace
+    batch = episodes.Data(replace(tiny, two_pages=share)).batch()
+    assert len(batch.pages) == len(batch.words) == len(batch.reply) == pairs and len(batch.image) == 14 - pairs

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from nano_ki import evaluate, world
+from nano_ki import episodes, evaluate, world
 from tutorials.studies.more import random_policy
 
 
@@ -94,26 +94,59 @@ def test_one_table_equals_a_row_of_many():
     np.testing.assert_array_equal(world.stroke(many)[7], world.stroke(one)[0])
 
 
-@pytest.mark.parametrize("goals", ["sides", "mixed"])
-def test_expert_succeeds_and_random_does_not(goals):
-    tables = world.sample(np.random.default_rng(3), 1000, goals=goals)
-    won, right = evaluate.rollout(world.stroke, tables)
-    assert won.mean() >= .97 and right.mean() >= .97
-    assert evaluate.rollout(random_policy(), tables)[0].mean() <= .1
+@pytest.mark.parametrize("holes", [None, "left out", "spatial", "goal"])
+def test_expert_succeeds_and_random_does_not(holes):
+    tables = world.sample(np.random.default_rng(3), 1000, holes=holes)
+    end = evaluate.rollout(world.stroke, tables)
+    assert world.success(end).mean() >= .97 and evaluate.right_puck(tables, end).mean() >= .97
+    assert world.success(evaluate.rollout(random_policy(), tables)).mean() <= .1
+
+
+def test_holes_hold_what_demonstrations_never_show():
+    """Places: no puck of any moment is in the hole. Goals: of each kind of object three of four are shown."""
+    tables, _ = episodes.demonstrate(np.random.default_rng(0), 3000, world.KINDS["seen"])
+    kind = tables.kind[np.arange(len(tables)), tables.target]
+    assert not world.in_hole(tables.puck).any()
+    pairs = {(*k, g) for k, g in zip(kind.tolist(), tables.goal.tolist(), strict=True)}
+    assert len(pairs) == 36 and not (tables.goal == world.never(kind)).any()
+    for name in world.TEST_SETS[:5]:
+        scenes = evaluate.test_scenes(name, 300)
+        assert not world.in_hole(scenes.puck).any()
+        assert not (scenes.goal == world.never(scenes.kind[np.arange(300), scenes.target])).any()
+    spatial, goal = (evaluate.test_scenes(name, 300) for name in ("spatial", "goal"))
+    assert world.in_hole(spatial.target_xy()).all() and world.in_hole(spatial.puck).sum() == 300
+    assert not (spatial.goal == world.never(spatial.kind[np.arange(300), spatial.target])).any()
+    assert (goal.goal == world.never(goal.kind[np.arange(300), goal.target])).all() and not world.in_hole(goal.puck).any()
+    whole, _ = episodes.demonstrate(np.random.default_rng(0), 3000, world.KINDS["seen"], holes=False)
+    assert .2 < world.in_hole(whole.puck).any(1).mean() < .6
+
+
+def test_the_second_command_comes_when_the_first_is_done():
+    tables, second = evaluate.long_scenes(60)
+    assert len(tables) == 60 and (second[0] != tables.target).all() and (second[1] != tables.goal).all()
+    told = []
+
+    def policy(now):
+        told.append(now.goal.copy())
+        return world.stroke(now)
+    won, right = evaluate.two_commands(policy, tables, second)
+    assert won.all() and right.mean() > .9
+    assert (told[0] == tables.goal).all() and not (told[-1] == tables.goal[:len(told[-1])]).all()
+
+    turns = iter(range(1000))                         # (one that stops early does not succeed)
+    early = evaluate.two_commands(lambda now: world.stroke(now) if next(turns) < 5 else np.zeros((len(now), 16, 3)), tables, second)
+    assert early[0].mean() < .5
 
 
 def test_scenes_follow_their_rules():
-    tables = world.sample(np.random.default_rng(4), 4000, goals="mixed")
+    tables = world.sample(np.random.default_rng(4), 4000, holes=None)
     kind = tables.kind[..., 0] * 6 + tables.kind[..., 1]
     assert (np.diff(np.sort(kind, 1)) > 0).all()                             # never two of one kind
     target = tables.kind[np.arange(4000), tables.target][:, None]
     shares = ((tables.kind == target).any(-1).sum(1) > 1).mean()
     assert .6 < shares < .85                                                 # 60 % by design, some by chance
-    assert (tables.pads[:, 0] != tables.pads[:, 1]).all()
-    to_pad = tables.goal >= 4
-    where = world.PLACES[tables.pads[np.arange(4000), np.maximum(tables.goal - 4, 0)]]
-    np.testing.assert_array_equal(tables.goal_xy[to_pad], where[to_pad])
-    assert .45 < to_pad.mean() < .55
+    np.testing.assert_array_equal(tables.goal_xy(), world.PLACES[tables.goal])
+    assert np.bincount(tables.goal).min() > 800
     assert np.bincount(tables.target, minlength=3).min() > 1100
     a, b = (world.sample(np.random.default_rng(s), 20).puck for s in (4, 4))
     assert (a == b).all() and (a != world.sample(np.random.default_rng(5), 20).puck).any()
@@ -121,7 +154,7 @@ def test_scenes_follow_their_rules():
 
 def test_test_sets_hold_what_their_names_say():
     sets = {name: set(map(tuple, kinds)) for name, kinds in world.KINDS.items()}
-    seen, other, colour, both = (sets[n] for n in world.TEST_SETS)
+    seen, other, colour, _, both = (sets[n] for n in world.OBJECTS)
     assert len(seen) == 12 and len(other) == 4 and len(colour) == 16 and len(both) == len(sets["new_shape"]) == 8
     assert sets["16"] == seen | other and not seen & other
     assert {c for c, _ in other} == {c for c, _ in seen} and {s for _, s in other} == {s for _, s in seen}
@@ -140,7 +173,7 @@ def test_bad_actions_are_refused(bad):
 
 
 def test_bad_scene_requests_are_refused():
-    with pytest.raises(ValueError, match="mixed"):
-        world.sample(np.random.default_rng(0), 1, goals="corner")
+    with pytest.raises(ValueError, match="left out"):
+        world.sample(np.random.default_rng(0), 1, holes="corner")
     with pytest.raises(ValueError, match="without repeats"):
         world.sample(np.random.default_rng(0), 1, world.KINDS["3"], pucks=4)

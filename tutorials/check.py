@@ -109,11 +109,17 @@ def check_prefix_tokens(f):
 def check_token_shift(f):
     words = random(2, 5, 3)
     got = f(words.clone())
-    wanted = words + words.roll(1, 1)
-    demand(not (got.shape == words.shape and torch.allclose(got, words + words.roll(-1, 1))), "that is the word *after*: roll the other way")
-    demand(not (got.shape == words.shape and torch.allclose(got, words + words.roll(1, 2))), "you rolled the features; roll the slots (axis 1)")
-    demand(not (got.shape == words.shape and torch.allclose(got, words.roll(1, 1))), "the word itself is lost: add, do not replace")
-    like(got, wanted, "the shifted words")
+    before, after = torch.zeros(2, 2, 5, 3).unbind(0)
+    before[:, 1:], after[:, :-1] = words[:, :-1], words[:, 1:]
+
+    def is_it(*those):
+        return any(got.shape == words.shape and torch.allclose(got, x) for x in those)
+    demand(not is_it(words + words.roll(1, 1)), "the first slot hears the last word: nothing comes before it")
+    demand(not is_it(words + after, words + words.roll(-1, 1)), "that is the word *after*: shift the other way")
+    demand(not is_it(words + words.roll(1, 2), words + torch.nn.functional.pad(words[..., :-1], (1, 0))),
+           "you shifted the features; shift the slots (axis 1)")
+    demand(not is_it(before, words.roll(1, 1)), "the word itself is lost: add, do not replace")
+    like(got, words + before, "the shifted words")
 
 
 @exercise("03.1", "dct_matrix", fast.dct_matrix)

@@ -52,7 +52,7 @@ def arrow(pen, x0, y0, x, y, colour=INK):
 
 def inputs(pen, sheet):
     """A scene as the robot's camera sees it, its command, and both as one row of tokens, the prefix."""
-    scene = test_scenes("recombined", SCENE + 1, "sides").take([SCENE])
+    scene = test_scenes("recombined", SCENE + 1).take([SCENE])
     picture = Image.fromarray(render.robot_camera(scene, 96)[0])
     picture = picture.resize((ZOOM * 144, ZOOM * 144), Image.Resampling.NEAREST)
     sheet.paste(picture, grow((24, 262))[0])

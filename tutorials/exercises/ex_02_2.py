@@ -1,7 +1,7 @@
 """Exercise 02.2. Each word also hears the one before it.
 
 words: float tensor [B, slots, D], the embedded prompt. Returns [B, slots, D]: each slot is the sum of its own word and of
-the word in the slot before; the first slot takes the last one's, as the library does.
+the word in the slot before. Nothing comes before the first slot.
 
 Hint: one line, and no loop.
 

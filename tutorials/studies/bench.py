@@ -23,10 +23,13 @@ import torch
 
 from nano_ki import checkpoint, evaluate, language, program, render, train, world
 from nano_ki import config as configuration
+from nano_ki.decoder import PAGES
 from nano_ki.episodes import Data
+from nano_ki.expert import PATCH
 from nano_ki.vit import FEATURES
 
-HALVED = .66         # activations with bfloat16 products against float32: the residual stream stays float32 (measured)
+HALVED = .62         # activations with bfloat16 products against float32: the residual stream stays float32 (measured)
+REPLY = 2            # tokens of the answer to a question about two pages: a side, <end>
 STEPS = 60           # training steps to measure; the first 20 are not counted
 
 
@@ -38,10 +41,12 @@ def sizes(c, vocabulary, columns, dims=3):
     answer tokens (with <end> and padding) that a batch holds, F."""
     P = (c.image // 8) ** 2                                  # picture tokens
     T = P + language.SLOTS                                   # prefix tokens
-    return {"D": c.vlm_width, "E": c.expert_width, "V": vocabulary, "A": dims, "P": P, "T": T,
+    pairs = round(c.two_pages * c.vlm_samples)               # questions about two pages, answered by REPLY tokens
+    return {"D": c.vlm_width, "E": c.expert_width, "V": vocabulary, "A": PATCH * dims, "P": P, "T": T,
             "L": T + (columns - 1 if c.cross_entropy else 0), "F": columns if c.cross_entropy else 1,
-            "n": c.flow_draws * c.rate * world.STEPS,        # action tokens of a sample, all draws
-            "R": c.flow_draws, "samples": c.batch + c.vlm_samples, "robots": c.batch}
+            "L2": PAGES * T + REPLY - 1, "pairs": pairs, "samples": c.batch + c.vlm_samples - pairs, "robots": c.batch,
+            "n": c.flow_draws * c.rate * world.STEPS // PATCH,     # action tokens of a sample, all draws
+            "R": c.flow_draws, "U": c.updates}
 
 
 def step_flops(c, data):
@@ -61,17 +66,19 @@ def flops(c, vocabulary, columns):
         return 24 * D * D * tokens + 4 * tokens * tokens * D         # q k v o and the MLP; q k^T and (.) v
     windows = 2 * (4 * P) * FEATURES * 192
     vit = 2 * P * D * 16 * FEATURES + c.vit_depth * block(P)
-    vlm = vit + c.depth * block(L)
-    head = 2 * D * s["V"] * s["F"]
-    forward = s["samples"] * (windows + vlm + head)
+    vlm, head = vit + c.depth * block(L), 2 * D * s["V"] * s["F"]
+    pair = PAGES * vit + c.depth * block(s["L2"]) + 2 * D * s["V"] * REPLY
+    seen = (s["samples"] + PAGES * s["pairs"]) * windows
+    forward = seen + s["samples"] * (vlm + head) + s["pairs"] * pair
     # Backward: as much again for the inputs and for the weights; a picture needs no gradient. Without a loss
-    # on answers (pi0) the last layer matters by its K and V alone.
-    backward = s["samples"] * (windows + 2 * (vlm + head))
+    # on answers (pi0) the last layer matters by its K and V alone, which one product makes together with its Q.
+    backward = seen + 2 * (s["samples"] * (vlm + head) + s["pairs"] * pair)
     if not c.cross_entropy:
-        backward = s["samples"] * (windows + 2 * (vlm - block(L) + 4 * D * D * T))
+        backward = seen + 2 * s["samples"] * (vlm - block(L) + 6 * D * D * T)
     if c.freeze:
         backward = 0
-    layer = 2 * n * (4 * E * D + 8 * E * E) + 2 * s["R"] * 6 * E * E + 4 * n * (T + n) * D
+    # The draws are dealt out to U updates, and those of one update are in one product, masked.
+    layer = 2 * n * (4 * E * D + 8 * E * E) + 2 * s["R"] * 6 * E * E + 4 * n * (T + n // s["U"]) * D
     inner = c.depth * layer + 2 * n * E * s["A"] + 2 * s["R"] * E * E
     outer = 2 * n * s["A"] * E + 2 * s["R"] * 32 * E                 # first maps: their inputs need no gradient
     expert = s["robots"] * (3 * inner + 2 * outer) if c.flow_loss else 0
@@ -81,11 +88,11 @@ def flops(c, vocabulary, columns):
 def parameters(c, vocabulary, longest, dims=3):
     """{"vlm": hidden, "vlm rest", "expert", "expert rest"}: numbers of weights; hidden ones are Muon's.
     longest: answer tokens at most."""
-    D, E, V = c.vlm_width, c.expert_width, vocabulary
+    D, E, V, A = c.vlm_width, c.expert_width, vocabulary, PATCH * dims
     return {"vlm": (c.vit_depth + c.depth) * 12 * D * D + FEATURES * 192 + 16 * FEATURES * D,
-            "vlm rest": 2 * V * D + (language.SLOTS + longest) * D + FEATURES,
+            "vlm rest": 2 * V * D + (language.SLOTS + longest + PAGES) * D + FEATURES,
             "expert": c.depth * (4 * E * D + 8 * E * E + 6 * E * E),
-            "expert rest": (2 * dims + 1) * E + dims + c.rate * world.STEPS * E + 32 * E + E + E * E + E
+            "expert rest": (2 * A + 1) * E + A + c.rate * world.STEPS // PATCH * E + 32 * E + E + E * E + E
             + c.depth * 6 * E}
 
 
@@ -100,13 +107,17 @@ def activation_bytes(c, vocabulary, columns):
     the inputs of each product, normalisation and activation. Rough by design: within 15 % (tested)."""
     s = sizes(c, vocabulary, columns)
     D, E, L, P, T, n = (s[k] for k in "DELPTn")
-    # x, its norm; q, k before and after their norms, v; attention out; x, its norm; MLP after relu, squared.
-    # An expert layer has its scales and gates besides, and a copy of the memory that it reads.
-    block = (2 + 5 + 1 + 2 + 8) * D
-    vlm = s["samples"] * ((c.vit_depth * P + c.depth * L) * block + s["F"] * (s["V"] + 2 * D))
-    pixels = s["samples"] * (4 * P * FEATURES * 2 + 192 * P)
-    layer = n * (15 * E + 6 * D) + 2 * T * D + s["R"] * 9 * E
-    expert = s["robots"] * c.depth * layer if c.flow_loss else 0
+    # The norm of x; q, k before and after their norms, v; attention out; a norm; MLP after relu, squared.
+    # An expert layer has its scales and gates besides, and a copy of the memory that it reads. Only the draws of one
+    # update are there at a time. Each layer's q, k and v are joined to one matrix.
+    block = (1 + 5 + 1 + 1 + 8) * D
+    pictures = s["samples"] + PAGES * s["pairs"]
+    tokens = pictures * c.vit_depth * P + c.depth * (s["samples"] * L + s["pairs"] * s["L2"])
+    answers = s["samples"] * s["F"] + s["pairs"] * REPLY
+    vlm = tokens * block + answers * (s["V"] + 2 * D) + (c.vit_depth + c.depth) * 3 * D * D
+    pixels = pictures * (4 * P * FEATURES * 2 + 192 * P)
+    layer = (n * (14 * E + 6 * D) + s["R"] * 9 * E) // s["U"] + 2 * T * D
+    expert = c.depth * (s["robots"] * layer + 3 * D * E) if c.flow_loss else 0
     return 4 * (vlm * (not c.freeze) + pixels * (not c.freeze) + expert)
 
 
@@ -115,8 +126,8 @@ def plan(c, gpus, vocabulary, columns, longest):
     a dict of numbers. c.batch and c.vlm_samples are those of one GPU here."""
     p, s = parameters(c, vocabulary, longest), sizes(c, vocabulary, columns)
     weights, share = sum(p.values()), (gpus - 1) / gpus
-    return {"gpus": gpus, "samples": gpus * s["samples"],
-            "tokens": gpus * (s["samples"] * s["L"] + s["robots"] * s["n"]),
+    return {"gpus": gpus, "samples": gpus * (s["samples"] + s["pairs"]),
+            "tokens": gpus * (s["samples"] * s["L"] + s["pairs"] * s["L2"] + s["robots"] * s["n"]),
             "states_gb": state_bytes(p, c) / gpus / 1e9,
             "activations_gb": HALVED * activation_bytes(c, vocabulary, columns) / 1e9,
             # FSDP2: each weight is gathered for forward and backward, its gradient is scattered: 4 bytes each.
@@ -173,7 +184,7 @@ def latency(model):
     """evaluate.latency, and on a GPU the flow as one CUDA graph."""
     c, ms = model.config, evaluate.latency(model)
     if c.device == "cuda" and c.flow_loss:
-        one = evaluate.inputs(model, evaluate.test_scenes("seen", 1, c.goals, pucks=c.pucks))
+        one = evaluate.inputs(model, evaluate.test_scenes("seen", 1, pucks=c.pucks))
         with torch.autocast("cuda", torch.bfloat16, enabled=c.bfloat16, cache_enabled=False):
             act = graphed(model.act, *one)
             ms["flow"] = 1000 * seconds(lambda: act(*one).cpu(), 10)

@@ -18,31 +18,38 @@ from nano_ki import checkpoint, draw, episodes, evaluate, program, world
 from nano_ki import config as configuration
 from nano_ki.config import Config
 from nano_ki.evaluate import wilson
+from nano_ki.fast import FAST
+from nano_ki.language import SLOTS
 from nano_ki.model import VLA
-from tutorials.studies.compare import ARMS, RESULTS, difference, lines_of, pooled, rate_of, seconds_a_step
+from tutorials.studies.compare import ARMS, RESULTS, difference, lines_of, pooled, rate_of, scenes, seconds_a_step
 
 PAGE, README = RESULTS / "README.md", program.ROOT / "README.md"
-SETS = (*world.TEST_SETS[:3], "new_shape", "new_both", "five_pucks", "only_colour_said", "only_shape_said")
+FIRST_SETS = ("seen", "recombined", "new_colour", "new_both")     # test sets of the first world
+SETS = (*FIRST_SETS[:3], "new_shape", "new_both", "five_pucks", "only_colour_said", "only_shape_said")
 HORIZONS = (8, 16, 32, 50)
+ROBOT = 30, 26, 61                             # a humanoid's chunk: steps, dimensions, its FAST tokens (mean; measured on recorded data)
 TOKENS = {"FAST": {}, "FAST, gamma 20": {"gamma": 20.}, "a token a number": {"tokens": "binned"}}      # in question 2
 LEVELS = (.5, .8)
 DRAWN = ("ki", "joint", "pi0", "frozen")       # arms in the plots; the tables have all
 # What each file of lines is, and the command that makes it.
 FILES = {
-    "arms": "python -m tutorials.studies.compare",
-    "speed": "python -m tutorials.studies.claims --speed",
-    "rates": "python -m tutorials.studies.compare --search --steps 600",
+    "arms": "python -m tutorials.studies.compare --arms ki joint pi0 frozen reference blind",
+    "rates": "python -m tutorials.studies.compare --search --arms ki joint pi0 frozen",
+    "expert": "python -m tutorials.studies.expert RUN, of a run of ki",
+    "first_world/arms": "python -m tutorials.studies.compare",
+    "first_world/speed": "python -m tutorials.studies.claims --speed",
+    "first_world/rates": "python -m tutorials.studies.compare --search --steps 600",
     "latency": "python -m tutorials.studies.claims --latency",
-    "alpha": "python -m tutorials.studies.compare --arms joint --sweep alpha=100 --seeds 0 --results tutorials/results/alpha.jsonl",
-    "data": "python -m tutorials.studies.compare --arms ki joint pi0 frozen --seeds 0 --check-every 0 --sweep episodes=300 "
+    "first_world/alpha": "python -m tutorials.studies.compare --arms joint --sweep alpha=100 --seeds 0 --results tutorials/results/alpha.jsonl",
+    "first_world/data": "python -m tutorials.studies.compare --arms ki joint pi0 frozen --seeds 0 --check-every 0 --sweep episodes=300 "
             "--results tutorials/results/data.jsonl",
-    "kinds": "python -m tutorials.studies.compare --arms ki joint pi0 frozen --seeds 0 --check-every 0 --sweep kinds=3 "
+    "first_world/kinds": "python -m tutorials.studies.compare --arms ki joint pi0 frozen --seeds 0 --check-every 0 --sweep kinds=3 "
              "--results tutorials/results/kinds.jsonl",
-    "toggle": "python -m tutorials.studies.compare --arms ki joint --seeds 0 --check-every 0 --sweep robot_questions=1 "
+    "first_world/toggle": "python -m tutorials.studies.compare --arms ki joint --seeds 0 --check-every 0 --sweep robot_questions=1 "
               "--results tutorials/results/toggle.jsonl",
-    "teach": "python -m tutorials.studies.compare --arms ki_no_vlm pi0 --seeds 0 --steps 600 --vlm-rate .01 --vlm-adam .01 "
+    "first_world/teach": "python -m tutorials.studies.compare --arms ki_no_vlm pi0 --seeds 0 --steps 600 --vlm-rate .01 --vlm-adam .01 "
              "--results tutorials/results/teach.jsonl, and the first arm with --sweep gamma=20 and tokens=binned",
-    "arms-four-kinds": "python -m tutorials.studies.compare, before the grain",
+    "first_world/arms-four-kinds": "python -m tutorials.studies.compare, before the grain",
 }
 
 
@@ -90,12 +97,12 @@ def readable(mine):
     return answers(mine, "readable", kinds=("place", "colour", "shape"))
 
 
-def names(sets=world.TEST_SETS):
+def names(sets=FIRST_SETS):
     """Heads of the columns of test sets."""
     return [s.replace("_", " ") for s in sets]
 
 
-def successes(mine, sets=world.TEST_SETS, key="success"):
+def successes(mine, sets=FIRST_SETS, key="success"):
     """A row's cells: rate and interval on each test set, all scenes of all seeds pooled."""
     return [text(pooled(mine, key, s)) for s in sets]
 
@@ -183,7 +190,7 @@ def drawn(lines, name, x=lambda step, mine: step, arms=DRAWN):
 
 def faster(lines):
     arms, rows = by_arm(lines), []
-    seconds = {m["arm"]: m["seconds"] for m in read("speed")}
+    seconds = {m["arm"]: m["seconds"] for m in read("first_world/speed")}
     for arm, mine in arms.items():
         climbed = climb(mine)
         steps = [speed(climbed, level) for level in LEVELS]
@@ -202,7 +209,7 @@ def faster(lines):
 
 def measure_speed():
     """Seconds a training step of each arm takes, one after the other, one thread. Writes speed.jsonl."""
-    arms = dict.fromkeys(m["arm"] for m in read("arms"))
+    arms = dict.fromkeys(m["arm"] for m in read("first_world/arms"))
     with tempfile.TemporaryDirectory() as folder:
         out = [{"arm": arm, "seconds": round(seconds_a_step(arm, [], folder, 1), 4)} for arm in arms]
     write_lines("speed", out)
@@ -224,11 +231,21 @@ def median_ms(act, *inputs, repeats=20):
 
 
 def measure_latency():
-    """Milliseconds per chunk at each chunk length and for each kind of token, with the shipped VLM and a new expert: times
-    do not depend on what was learned, but for the number of tokens, which is the mean of the demonstrations'. Writes
-    latency.jsonl."""
-    torch.set_num_threads(2)
-    config, out = configuration.make(device="cpu", preset="laptop"), []
+    """Milliseconds per chunk on one core, at each chunk length and at a real robot's (ROBOT), by each way of acting. The
+    weights are random: times do not depend on what was learned, but for the number of tokens, which is the mean of the
+    demonstrations'. Writes latency.jsonl."""
+    torch.set_num_threads(1)
+    config, out = configuration.make(device="cpu", preset="laptop", vlm=""), []
+    image, prompt = (torch.from_numpy(x) for x in (np.zeros((1, config.image, config.image, 3), np.uint8), np.zeros((1, SLOTS), int)))
+
+    def measure(length, fast, ways, flow=True):
+        model = VLA(config, fast)
+        with torch.no_grad():
+            for name, count in ways.items():
+                out.append({"horizon": length, "by": name, "tokens": count,
+                            "ms": median_ms(model.vlm.generate, (image, prompt), count, model.allowed)})
+        if flow:
+            out.extend({"horizon": length, "by": f"flow, {n} steps", "ms": median_ms(model.act, image, prompt, None, n)} for n in (5, 10))
     _, strokes = episodes.demonstrate(np.random.default_rng(1), 2000, world.KINDS["seen"])
     for horizon in HORIZONS:
         at = np.linspace(0, world.STEPS - 1, horizon)
@@ -236,23 +253,23 @@ def measure_latency():
         for name, change in TOKENS.items():
             fast = episodes.fit_fast(chunks, replace(config, fast_vocab=512, **change))
             count = round(np.mean([len(t) for t in fast.encode(chunks)])) + 1                 # and <end>
-            model = VLA(config, fast)
-            checkpoint.load_vlm(model.vlm, config.vlm, config)
-            image, prompt = evaluate.inputs(model, evaluate.test_scenes("seen", 1, config.goals))
-
-            with torch.no_grad():
-                out.append({"horizon": horizon, "by": name, "tokens": count, "ms": median_ms(model.vlm.generate, image, prompt, count, model.allowed)})
-                if name == "FAST":
-                    out += [{"horizon": horizon, "by": f"flow, {n} steps", "ms": median_ms(model.act, image, prompt, None, n)} for n in (5, 10)]
+            measure(horizon, fast, {name: count}, flow=name == "FAST")
+    horizon, dims, tokens = ROBOT
+    ends = np.random.default_rng(0).normal(size=(2, 500, 1, dims))
+    fast = FAST.fit(ends[0] + (ends[1] - ends[0]) * np.linspace(0, 1, horizon)[:, None] ** 2, 10., 512)
+    measure(horizon * dims, fast, {"FAST": tokens + 1, "a token a number": horizon * dims + 1})
     write_lines("latency", out)
 
 
 def runs_faster(lines):
     by = {name: {m["horizon"]: m for m in lines if m["by"] == name} for name in dict.fromkeys(m["by"] for m in lines)}
-    draw.curves({"ms a chunk, against its number of waypoints": {name: (list(of), [m["ms"] for m in of.values()]) for name, of in by.items()}},
-                RESULTS / "latency.png", 640, 400)
-    return table(["ms a chunk (tokens)", *(f"{h} waypoints" for h in HORIZONS)],
-                 [[name, *(f"{m['ms']:.0f}" + (f" ({m['tokens']})" if "tokens" in m else "") for m in of.values())] for name, of in by.items()])
+    draw.curves({"ms a chunk, against its number of waypoints": {name: ([h for h in of if h in HORIZONS], [m["ms"] for h, m in of.items() if h in HORIZONS])
+                                                                 for name, of in by.items()}}, RESULTS / "latency.png", 640, 400)
+    lengths = dict.fromkeys(m["horizon"] for m in lines)
+    heads = [f"{h} waypoints" if h in HORIZONS else f"{ROBOT[0]} x {ROBOT[1]}" for h in lengths]
+    return table(["ms a chunk (tokens)", *heads],
+                 [[name, *(f"{m['ms']:.1f}" + (f" ({m['tokens']})" if "tokens" in m else "") if (m := of.get(h)) else "" for h in lengths)]
+                  for name, of in by.items()])
 
 
 def generalises(lines):
@@ -304,7 +321,7 @@ def toggled(lines):
         with_stop, without = ([m for m in mine if m["arm"] == arm] for arm in pair)
         if with_stop and without:
             rows.append([name, len({m["seed"] for m in with_stop} & {m["seed"] for m in without}),
-                         *(signed(difference(with_stop, without, "success", s)) for s in world.TEST_SETS),
+                         *(signed(difference(with_stop, without, "success", s)) for s in FIRST_SETS),
                          answers(with_stop, "vqa_after"), answers(without, "vqa_after")])
     return table(["with minus without stop-gradient", "seeds", *names(),
                   "answers, book: with", "without"], rows)
@@ -318,7 +335,7 @@ def swept(lines, name, axis, sets, plot, place=float):
     """Success against one setting, arm by arm: a table, and a plot of two test sets. The arms of question 3, which
     have the setting's default, are part of it. place: value of the setting -> place on the axis."""
     rows, charts = [], {s: {} for s in sets}
-    usual = [m for m in read("arms") if m["arm"] in {"ki", *(m["arm"] for m in lines)}]
+    usual = [m for m in read("first_world/arms") if m["arm"] in {"ki", *(m["arm"] for m in lines)}]
     for arm, mine in by_arm([*lines, *usual]).items():
         values = [getattr(config_of(m), name) for m in mine]
         at = {v: [m for m, w in zip(mine, values, strict=True) if v == w] for v in sorted(set(values), key=place)}
@@ -335,7 +352,7 @@ def how_much(lines):
 
 
 def how_rich(lines):
-    shown_all = [{**m, "arm": "ki", "flags": [*m["flags"], *ARMS["reference"][0]]} for m in read("arms") if m["arm"] == "reference"]
+    shown_all = [{**m, "arm": "ki", "flags": [*m["flags"], *ARMS["reference"][0]]} for m in read("first_world/arms") if m["arm"] == "reference"]
     return swept([*lines, *shown_all], "kinds", "kinds of object shown", ("new_colour", "new_both"), "kinds.png", lambda k: len(world.KINDS[k]))
 
 
@@ -385,7 +402,7 @@ def teach(lines):
     rows, charts = [], {}
     teachers = {"ki_no_vlm": "FAST", "pi0": "flow", "joint_no_vlm": "FAST and flow", "frozen": "nothing"}
     groups = {}
-    for m in (*lines, *read("teach")):
+    for m in (*lines, *read("first_world/teach")):
         if m["arm"] in teachers:
             groups.setdefault((list(teachers).index(m["arm"]), tuple(m["flags"])), []).append(m)
     for (k, _), mine in sorted(groups.items(), key=lambda g: (-g[1][0]["steps"], g[0])):
@@ -393,30 +410,69 @@ def teach(lines):
         if c.tokens == "binned":
             teacher = "a token a number"
         changed, climbed = changes(mine[0], "gamma", "rate", "fast_vocab"), climb(mine)
-        rows.append([", ".join(filter(None, (teacher, changed))), "-" if c.freeze else f"{c.vlm_rate:g}", c.steps,
+        rows.append([", ".join(filter(None, (teacher, changed))), "-" if c.freeze else f"{c.vlm_rate:g}", mine[0]["steps"],
                      f"{mean(mine, 'tokens_per_chunk'):.1f}" if c.fast_loss else "-", seeds_of(mine),
                      *("never" if (x := speed(climbed, level)) is None else f"{x:.0f}" for level in LEVELS),
                      *successes(mine, ("seen", "new_both")),
                      readable(mine)])
-        charts.setdefault(f"success on seen, {c.steps} steps, VLM rate in brackets", {})[f"{rows[-1][0]} ({rows[-1][1]})"] = bars(curve(mine, "seen"))
+        charts.setdefault(f"success on seen, {mine[0]['steps']} steps, VLM rate in brackets", {})[f"{rows[-1][0]} ({rows[-1][1]})"] = bars(curve(mine, "seen"))
     draw.curves(charts, RESULTS / "teach.png", 640, 400, 2)
     return table(["the VLM learns from", "VLM rate", "steps", "tokens a chunk", "seeds", *(f"steps to {v} on seen" for v in LEVELS),
                   "seen", "new both", "linear map on the memory: place / colour / shape"], rows)
+
+
+def of_seeds(mine, key, name, resamples=2000):
+    """A rate over all seeds and scenes, with its 95 % bootstrap interval over seeds and scenes: "0.96 [0.94, 0.98]"."""
+    won, rng = np.stack([scenes(m, key, name) for m in mine]).astype(float), np.random.default_rng(0)
+    means = [won[rng.integers(len(won), size=len(won))][:, rng.integers(won.shape[1], size=won.shape[1])].mean() for _ in range(resamples)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return f"{won.mean():.2f} [{low:.2f}, {high:.2f}]"
+
+
+def suites(lines):
+    """Success and the right puck in each of today's test sets, and what the VLM knows before and after."""
+    arms, kinds = by_arm(lines), ("where", "colour", "shape", "went")
+    out = [table([what, "seeds", *names(world.TEST_SETS)], [[f"**{a}**: {ARMS[a][1]}" if key == "success" else f"**{a}**", seeds_of(m),
+                                                            *(of_seeds(m, key, s) for s in world.TEST_SETS)] for a, m in arms.items()])
+           for what, key in (("success", "success"), ("right puck moved most", "right_puck"))]
+    some = next(iter(arms.values()))
+    rows = [["*before training*", *(answers(some, f"vqa_before{where}", kinds=kinds) for where in ("", "_robot")), ""]]
+    rows += [[f"**{a}**", *(answers(m, f"vqa_after{where}", kinds=kinds) for where in ("", "_robot")), f"{mean(m, 'train_seconds'):.0f}"]
+             for a, m in arms.items()]
+    out.append(table(["answers: " + " / ".join(kinds), "book", "robot pictures", "seconds of training, one thread"], rows))
+    if all("bend" in m for m in lines):
+        sets = list(lines[0]["bend"])
+        out.append(table(["how far off a linear map reads the goal, table units", *names(sets)],
+                         [[f"**{a}**", *(f"{mean(m, 'bend', s):.3f}" for s in sets)] for a, m in arms.items()]))
+    return "\n\n".join(out)
+
+
+def searched_today(lines):
+    arms, sets = by_arm(lines), world.TEST_SETS
+    return table(["arm", "VLM rate", "steps", *names(sets), "mean", "answers, book"],
+                 [[arm, rate_of(m), m["steps"], *(f"{m['success'][s]['rate']:.2f}" for s in sets),
+                   f"{np.mean([m['success'][s]['rate'] for s in sets]):.3f}", answers([m], "vqa_after")]
+                  for arm, mine in arms.items() for m in sorted(mine, key=rate_of)])
+
+
+def expert_alone(lines):
+    return table(["setting", "ms a step", "success on seen after (seconds: steps)"],
+                 [[m["setting"], m["ms_a_step"], ", ".join(f"**{rate:.2f}** ({seconds}: {steps})" for seconds, steps, rate in m["curve"])] for m in lines])
 
 
 def searched(lines):
     arms, rows = by_arm(lines), []
     for arm, mine in arms.items():
         for m in sorted(mine, key=rate_of):
-            rows.append([arm, rate_of(m), m["steps"], *(text(m["success"][s]) for s in world.TEST_SETS),
-                         f"{np.mean([m['success'][s]['rate'] for s in world.TEST_SETS]):.3f}",
+            rows.append([arm, rate_of(m), m["steps"], *(text(m["success"][s]) for s in FIRST_SETS),
+                         f"{np.mean([m['success'][s]['rate'] for s in FIRST_SETS]):.3f}",
                          answers([m], "vqa_after")])
     return table(["arm", "VLM rate", "steps", *names(), "mean of the four", "answers, book"], rows)
 
 
 def earlier(lines):
     rows = [[f"**{arm}**", seeds_of(mine), *(text(wilson(sum(round(m["success"][s]["rate"] * m["success"][s]["n"]) for m in mine),
-                                                         sum(m["success"][s]["n"] for m in mine))) for s in world.TEST_SETS)]
+                                                         sum(m["success"][s]["n"] for m in mine))) for s in FIRST_SETS)]
             for arm, mine in by_arm(lines).items()]
     return table(["arm", "seeds", *names()], rows)
 
@@ -434,9 +490,15 @@ def all_arms(lines):
     return "\n".join(out)
 
 
+PREMISE = "TO BE WRITTEN."
+RATES = "TO BE WRITTEN."
+ALONE = "TO BE WRITTEN."
 # title, files of lines (the first goes to the table), table, plot, answer (written by hand from the table; everything else is generated)
 QUESTIONS = [
-    ("1. Faster?", "arms", faster, "faster.png",
+    ("0. Is the premise given, and what comes out in today's world?", "arms", suites, None, PREMISE),
+    ("0a. How the learning rates were chosen", "rates", searched_today, None, RATES),
+    ("0b. The expert alone", "expert", expert_alone, None, ALONE),
+    ("1. Faster?", "first_world/arms", faster, "faster.png",
      "A little: `pi0` needs 1.12 [1.01, 1.29] times the steps of `ki` to a success of .8 (the paper has up to 7.5 times), and as many "
      "to .5. In seconds `pi0` is ahead, since its step is cheaper. All arms with FAST that act by flow reach .8 in 700 to 800 steps, "
      "`pi0` and `pi0_vlm` in 880 and 940. `pi0` is slower for its lower rate: at `ki`'s it learns as fast as FAST does (question 9), "
@@ -447,7 +509,7 @@ QUESTIONS = [
      "waypoints: there is the paper's claim. FAST itself makes these smooth strokes so short (6 to 10 tokens; 11 to 17 at three times the "
      "precision) that acting by tokens is the faster way here. The paper's gap (10 Hz against 1.3 Hz) has dozens of "
      "tokens a chunk, and an expert a tenth of the VLM's size; here the expert is the larger of the two."),
-    ("3. Generalises?", "arms", generalises, "generalises.png",
+    ("3. Generalises?", "first_world/arms", generalises, "generalises.png",
      "What carries the policy to objects that no demonstration showed is questions in the VLM's batch, not the stop-gradient. With "
      "them `ki` and `joint` push new colours and new kinds; without them success on new colours falls by .3 and on new both by .1 and "
      "more, insulated or not, at equal success on what was shown. `joint` is a little better than `ki` on new colours and new both. "
@@ -457,12 +519,12 @@ QUESTIONS = [
      "median error in the first plan is .085 where seen objects have .019; `ki`, seed 0). No arm "
      "understands a command that says only the shape. Wordings do not vary here, since a command has fixed slots: half-said commands "
      "stand in for unseen wordings."),
-    ("4. Keeps knowledge?", "arms", keeps, "keeps.png",
+    ("4. Keeps knowledge?", "first_world/arms", keeps, "keeps.png",
      "`ki` and `joint` lose .1 of the shapes in the book and learn to see through the grain, for all 48 kinds. `pi0`, at a tenth of their "
      "rate, loses .3 of the shapes and learns half as much. Without VLM data no question is answered any more after 200 steps, and "
      "restricted to the right category the answers are guesses (1/8, 1/6); yet a linear map still reads the colour, and half of the places, "
      "off the memory. What was lost first is the way from features to words."),
-    ("5. Both losses needed? VLM data needed?", "arms", ablation, "needed.png",
+    ("5. Both losses needed? VLM data needed?", "first_world/arms", ablation, "needed.png",
      "VLM data: yes, for everything beyond what was shown; FAST: yes, for what was shown, and most of all where the flow gradient is "
      "stopped. Insulated and taught by questions alone (`ki_no_fast`, two seeds) the VLM keeps its answers and even learns to see "
      "through the grain, yet success on what was shown is .17 below `ki`, and among five pucks .21: questions do not teach what "
@@ -470,11 +532,11 @@ QUESTIONS = [
      "pucks, and .14 [.01, .28] above it on new both. `pi0_fast` and `ki_no_vlm` end with the same VLM, weight by weight; what the "
      "first does token by token (.87 on seen), the expert on the second does by flow (.94). One token a number (`binned`) does as well "
      "as FAST as long as there are questions, and nearly nothing without (question 9)."),
-    ("6a. Is a dial gone?", "alpha", dial, "dial.png",
+    ("6a. Is a dial gone?", "first_world/alpha", dial, "dial.png",
      "For `ki` by construction: a test trains with alpha .001 and 1,000 and finds the same VLM, bit by bit. `joint` hardly depends on alpha "
      "in success either, but at 100 it loses another .1 of the book's shapes. The dial is not a sensitive one here, since gradients are "
      "clipped and a step of Muon has a fixed size."),
-    ("6b. Where does the stop-gradient alone matter?", "arms toggle", toggled, None,
+    ("6b. Where does the stop-gradient alone matter?", "first_world/arms first_world/toggle", toggled, None,
      "Where the VLM has no action tokens to learn from: there it costs success, and without questions it saves the answers. Without "
      "FAST it takes .09 off success on what was shown and .28 [.01, .55] off new both (two seeds that differ much); without questions "
      "too, about .35 on what was shown (`frozen` against `pi0`), while it saves the answers that flow alone would overwrite: at `ki`'s "
@@ -483,25 +545,25 @@ QUESTIONS = [
      "points the same way. What is kept depends on what is still asked, not on the stop-gradient: without questions every answer goes, "
      "with questions about the twelve demonstrated kinds only (robot questions 1) half of the answers go and new both falls to .2, "
      "insulated or not. The stop-gradient is half of an idea; the other half is the VLM's own loss, with actions and questions in it."),
-    ("7a. How much data?", "data", how_much, "data.png",
+    ("7a. How much data?", "first_world/data", how_much, "data.png",
      "Everybody needs many demonstrations, and `pi0` needs them most. With 300 in place of 12,000 all arms lose .3 to .5 of success on what "
      "was shown, for they learn the demonstrations by heart (the loss on FAST tokens goes to .001); `ki` and `joint` are then ahead of `pi0` by .12 and "
      ".15 on seen and by .17 on new both, where `pi0` is no better than a frozen VLM. The stop-gradient alone makes no difference there. One seed; the rate of each "
      "arm was searched with 12,000."),
-    ("7b. How rich?", "kinds", how_rich, "kinds.png",
+    ("7b. How rich?", "first_world/kinds", how_rich, "kinds.png",
      "It decides: shown twelve kinds (*seen* in the table), a trained VLM carries the policy further than a frozen one on every set; "
      "shown three, it does not. With three, `frozen` pushes new colours at .48, `pi0` at its low rate at .41, `joint` and `ki` at .32 "
      "and .31, and finds the right puck among them in .70, .61, .52 and .49: what three kinds teach about pictures with grain does not "
      "make up for what is lost of the others, and the stop-gradient does not protect from that, since FAST is what overwrites. Only "
      "what was shown (three of the four kinds of *recombined*) is pushed better by a trained VLM. Shown all 48, `ki` reaches .89 and "
      ".93. One seed at three kinds and at 48."),
-    ("8. Why?", "arms", why, "why.png",
+    ("8. Why?", "first_world/arms", why, "why.png",
      "The flow loss pulls the VLM a fifth as hard as the cross-entropy at step 100, and slightly against it (cosine -.1); at the end a "
      "twentieth as hard, and along with it (+.2 to +.4). Most of that is in the vision encoder. So there is little to insulate from as "
      "long as there is a cross-entropy. It is FAST that points the same way: with questions alone in the cross-entropy (`pi0_vlm`, "
      "`ki_no_fast`) the cosine is 0 from first to last. Weights moved with the rate: a third and more of their length in `ki`, a "
      "twentieth in `pi0`."),
-    ("9. Who teaches the VLM new sights faster?", "arms teach", teach, "teach.png",
+    ("9. Who teaches the VLM new sights faster?", "first_world/arms first_world/teach", teach, "teach.png",
      "At the same rate FAST tokens and flow teach equally fast, and naive tokens hardly at all: after 600 steps FAST alone brings "
      "success on seen to .81, flow alone to .85, one token a number to .14 (one seed). The first two reach .5 after 350 steps. The "
      "naive tokens' loss falls all the same (to .2), for a number is easily told from the one before it: the VLM learns how a stroke "
@@ -512,23 +574,24 @@ QUESTIONS = [
      ".001 at little cost, and then keeps most answers and needs 880 steps to .8 where FAST needs 720. Flow also ruins less of what "
      "was known of new kinds (.51 against .34 on new both). Both together are no faster than FAST. Neither the paper's order nor the "
      "prototype's reverse shows. Vocabulary, chunk length and motion rate have not been varied."),
-    ("Every arm", "arms", all_arms, None,
+    ("Every arm", "first_world/arms", all_arms, None,
      "Success in closed loop on the four test sets, which puck moved most, and the free answers to questions (where, colour, shape) "
      "about picture-book pages and about the robot's pictures, all 48 kinds of object. Scenes of all seeds are pooled."),
-    ("How the learning rates were chosen", "rates", searched, None,
+    ("How the learning rates were chosen", "first_world/rates", searched, None,
      "By success in validation scenes, with a seed of its own, the same grid for each arm; what is within .02 of the best counts as "
      "equal, and of equals the lowest rate is taken. Three arms are searched; the others run at the default, .01. `ki` and `joint` "
      "gain from a faster VLM nearly up to the end of the grid, `pi0` does not: at .03 it answers no question any more, and its success on "
      "new objects is half of what it was. Asked questions, a VLM bears a rate that ruins it otherwise, insulated or not."),
-    ("An easier world, in which the premise does not hold", "arms-four-kinds", earlier, None,
+    ("An easier world, in which the premise does not hold", "first_world/arms-four-kinds", earlier, None,
      "Measured before the robot's camera had grain, with demonstrations of four kinds of object (so that *recombined* had twelve), "
      "and VLM rate .001 for all. The VLM understood the robot's pictures as they were (answers 1.00), and left frozen it was as "
      "good as trained by `ki`, or better: nothing was there that only robot data can teach."),
 ]
-PREFACE = """Written by `python -m tutorials.studies.claims` from the lines beside this page; do not edit it. Rates come with 95 %
-intervals (Wilson, the scenes of all seeds pooled), differences with paired bootstrap intervals over seeds and scenes. Each
-arm has the same demonstrations, scenes and steps; where an arm has one seed, its interval knows nothing of seeds. The sentences
-under the headings were written on 2026-11-25, from these tables."""
+PREFACE = """Written by `python -m tutorials.studies.claims` from the lines beside this page; do not edit it. Each arm has the
+same demonstrations, scenes and steps. Sections 0 and 2 and the learning rates are of today's world: intervals there are 95 %
+bootstrap intervals over seeds and scenes. The other questions were measured in the first world (commit c9fc4ee: twelve kinds, grain
+.16, another order of the prompt, no suites, 1,200 steps) and are to be measured again: their rates have 95 % Wilson intervals of
+the pooled scenes, which know nothing of seeds, and their differences paired bootstrap intervals over seeds and scenes."""
 
 
 def page():
@@ -551,7 +614,7 @@ def page():
 
 def readme_table():
     """README's table: five arms, in the words of a newcomer."""
-    arms = by_arm(read("arms"))
+    arms = by_arm(read("first_world/arms"))
     told = {"ki": "FAST, questions and flow, with the detach", "joint": "the same without the detach",
             "ki_no_vlm": "`ki` without questions", "pi0": "flow only, without the detach (at its best VLM rate, .001)",
             "frozen": "flow only, VLM kept fixed"}

@@ -18,9 +18,15 @@ class Leaky(VLA):
         for i, block in enumerate(self.vlm.blocks):
             block.register_forward_hook(lambda _, __, out, i=i: self.whole.__setitem__(i, out[1]))
 
+    def read(self, segments, answer):
+        loss, memory = super().read(segments, answer)
+        if len(segments) == 2:                          # (one page: questions about two are no robot's)
+            self.read_whole = list(self.whole)
+        return loss, memory
+
     def memory_for_expert(self, memory):
         robots = len(memory[0][0])
-        return super().memory_for_expert([(k[:robots], v[:robots]) for k, v in self.whole])
+        return super().memory_for_expert([(k[:robots], v[:robots]) for k, v in self.read_whole])
 
 
 def main():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nano_ki import checkpoint, evaluate, probe, program, world
-from nano_ki.language import COLOUR, SHAPE
+from nano_ki.language import COLOUR, SHAPE, SLOTS
 
 
 def random_policy(seed=0):
@@ -25,9 +25,9 @@ def random_policy(seed=0):
     return plan
 
 
-def half_said(n, goals, part, seed=evaluate.TEST_SEED, pucks=3):
+def half_said(n, part, seed=evaluate.TEST_SEED, pucks=3):
     """n scenes of demonstrated kinds in which no other puck has the target's colour (part 0) or shape (part 1)."""
-    tables = evaluate.test_scenes("seen", 8 * n + 50, goals, seed, pucks)
+    tables = evaluate.test_scenes("seen", 8 * n + 50, seed, pucks)
     word = tables.kind[..., part]
     alone = (word == word[np.arange(len(word)), tables.target][:, None]).sum(1) == 1
     if alone.sum() < n:
@@ -36,15 +36,14 @@ def half_said(n, goals, part, seed=evaluate.TEST_SEED, pucks=3):
 
 
 def harder(model, n, seed=evaluate.TEST_SEED):
-    """`success` in what no demonstration was like: new shapes, five pucks, commands that say only the colour, or only
-    the shape (which only the target has)."""
+    """`success` in what no demonstration was like: five pucks, commands that say only the colour, or only the shape (which
+    only the target has)."""
     c, won, right = model.config, {}, {}
-    for name, scenes, hide in (("new_shape", evaluate.test_scenes("new_shape", n, c.goals, seed, c.pucks), ()),
-                               ("five_pucks", evaluate.test_scenes("16", n, c.goals, seed, 5), ()),
-                               ("only_colour_said", half_said(n, c.goals, 0, seed, c.pucks), (SHAPE,)),
-                               ("only_shape_said", half_said(n, c.goals, 1, seed, c.pucks), (COLOUR,))):
-        a, b = evaluate.rollout(evaluate.policy_of(model, hide=hide), scenes, c.execute, rate=c.rate)
-        won[name], right[name] = evaluate.outcome(a), evaluate.outcome(b)
+    for name, scenes, hide in (("five_pucks", evaluate.test_scenes("16", n, seed, 5), ()),
+                               ("only_colour_said", half_said(n, 0, seed, c.pucks), (SHAPE,)),
+                               ("only_shape_said", half_said(n, 1, seed, c.pucks), (COLOUR,))):
+        end = evaluate.rollout(evaluate.policy_of(model, hide=hide), scenes, c.execute, rate=c.rate)
+        won[name], right[name] = map(evaluate.outcome, (world.success(end), evaluate.right_puck(scenes, end)))
     return won, right
 
 
@@ -60,6 +59,37 @@ def moved(model):
     return out
 
 
+def memories(model, tables):
+    """All layers' K and V of what the policy sees and hears, side by side: [n, T, layers * 2 * D]."""
+    parts = []
+    for k in range(0, len(tables), 500):
+        layers = model.vlm(model.vlm.prefix(*evaluate.inputs(model, tables.take(slice(k, k + 500)))))[1]
+        parts.append(torch.cat([x.transpose(1, 2).flatten(2) for kv in layers for x in kv], -1).cpu())
+    return torch.cat(parts)
+
+
+def predict(features, wanted, train):
+    """Ridge regression fitted on the first `train` rows: what it says of the others."""
+    x = features.double()
+    x = torch.cat(((x - x[:train].mean(0)) / (x[:train].std(0) + 1e-6), torch.ones(len(x), 1)), 1)
+    a = x[:train].T @ x[:train] + .1 * train * torch.eye(x.shape[1])
+    return x[train:] @ torch.linalg.solve(a, x[:train].T @ wanted[:train])
+
+
+@torch.no_grad()
+def bend(model, train=2000, test=500):
+    """Do new words bend the goal? A linear map from the command's words in the memory to the goal's place is fitted on
+    commands with demonstrated objects: its mean error (table units) on new ones of these, and on commands with objects whose
+    shape, or colour and shape, no demonstration named. {test set: error}."""
+    names = ("seen", "new_colour", "new_shape", "new_both")
+    shown = evaluate.test_scenes("seen", train, 4000, model.config.pucks)
+    asked = [evaluate.test_scenes(name, test, 5000, model.config.pucks) for name in names]
+    tables = world.join([shown, *asked])
+    goal = torch.from_numpy(tables.goal_xy()).double()
+    off = (predict(memories(model, tables)[:, -SLOTS:].flatten(1), goal, train) - goal[train:]).norm(dim=1)
+    return {name: round(part.mean().item(), 4) for name, part in zip(names, off.split(test), strict=True)}
+
+
 @torch.no_grad()
 def readable(model, train=2000, test=1000):
     """What a linear map (ridge regression) can read off the memory, on robot pictures of all kinds of object:
@@ -69,28 +99,18 @@ def readable(model, train=2000, test=1000):
     shape of a puck from the picture token at its centre; all layers' K and V side by side.
     """
     c, n = model.config, train + test
-    tables = evaluate.test_scenes("all", n, c.goals, 4000, c.pucks)
-    memory = []
-    for k in range(0, n, 500):
-        image, prompt = evaluate.inputs(model, tables.take(slice(k, k + 500)))
-        layers = model.vlm(model.vlm.prefix(image, prompt))[1]
-        memory.append(torch.cat([x.transpose(1, 2).flatten(2) for kv in layers for x in kv], -1).cpu())
-    memory = torch.cat(memory)                                              # [n, T, layers * 2 * D]
+    tables = evaluate.test_scenes("all", n, 4000, c.pucks)
+    memory = memories(model, tables)
     side = c.image // 8
     cell = ((tables.puck[:, 0] / (2 * world.HALF) + .5) * side).astype(int).clip(0, side - 1)
     at_puck = memory[torch.arange(n), torch.from_numpy(cell[:, 1] * side + cell[:, 0])]
     kind = torch.from_numpy(tables.kind[:, 0])
     place = torch.from_numpy(tables.target_xy()).double()
 
-    def predict(features, wanted):
-        x = features.double()
-        x = torch.cat(((x - x[:train].mean(0)) / (x[:train].std(0) + 1e-6), torch.ones(n, 1)), 1)
-        a = x[:train].T @ x[:train] + .1 * train * torch.eye(x.shape[1])
-        return x[train:] @ torch.linalg.solve(a, x[:train].T @ wanted[:train])
-    off = (predict(memory[:, -2:].flatten(1), place) - place[train:]).norm(dim=1)
+    off = (predict(memory[:, -2:].flatten(1), place, train) - place[train:]).norm(dim=1)
     out = {"place": (off < world.NEAR).double().mean()}
     for i, (name, count) in enumerate((("colour", len(world.COLOURS)), ("shape", len(world.SHAPES)))):
-        said = predict(at_puck, torch.eye(count, dtype=torch.double)[kind[:, i]]).argmax(1)
+        said = predict(at_puck, torch.eye(count, dtype=torch.double)[kind[:, i]], train).argmax(1)
         out[name] = (said == kind[train:, i]).double().mean()
     return {name: round(value.item(), 4) for name, value in out.items()}
 
@@ -102,7 +122,7 @@ def measure_more(model):
     seed = evaluate.VALIDATION_SEED if c.validate else evaluate.TEST_SEED
     won, right = harder(model, c.scenes, seed)
     return {"success": won, "right_puck": right, "vqa_restricted": evaluate.vqa_both(model, free=False),
-            "readable": readable(model), "moved": moved(model)}
+            "readable": readable(model), "bend": bend(model), "moved": moved(model)}
 
 
 def main():

@@ -1,0 +1,87 @@
+"""How fast does the action expert learn where nothing else changes? A new expert on the finished VLM of a run.
+
+In every arm all sets rise together, since they wait for the expert. Here it alone is trained, on the memory that a
+finished VLM leaves, and its success is asked as seconds go by. The VLM's pass is part of these seconds: several
+updates of the expert can share it, because with the stop-gradient none of them changes it.
+
+    python -m tutorials.studies.expert RUN --seconds 100                       # each setting of SETTINGS, into tutorials/results/expert.jsonl
+    python -m tutorials.studies.expert RUN --only "4 draws" --flow-draws 16    # one of them, and a flag of nano_ki.train changed
+
+Read next: bench.py
+"""
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nano_ki import checkpoint, config, episodes, evaluate, expert, program
+from nano_ki.model import VLA
+from nano_ki.optim import clip, optimisers, set_rate
+from tutorials.studies.compare import RESULTS
+
+SETTINGS = {        # name: (flags, waypoints in one action token)
+    "4 draws, 1 update": (["--flow-draws", "4", "--expert-updates", "1"], 2),
+    "one waypoint a token": (["--flow-draws", "4", "--expert-updates", "1"], 1),
+    "four waypoints a token": (["--flow-draws", "4", "--expert-updates", "1"], 4),
+    "warm-up of 100": (["--flow-draws", "4", "--expert-updates", "1", "--warmup", "100"], 2),
+    "4 draws, 2 updates": (["--flow-draws", "4", "--expert-updates", "2"], 2),
+    "4 draws, 4 updates": (["--flow-draws", "4", "--expert-updates", "4"], 2),
+    "8 draws, 2 updates": (["--flow-draws", "8", "--expert-updates", "2"], 2),
+    "16 draws, 1 update": (["--flow-draws", "16", "--expert-updates", "1"], 2),
+    "width 64": (["--flow-draws", "8", "--expert-updates", "2", "--expert-width", "64"], 2),
+    "width 192": (["--flow-draws", "8", "--expert-updates", "2", "--expert-width", "192"], 2),
+    "rate .015": (["--flow-draws", "8", "--expert-updates", "2", "--expert-rate", ".015"], 2),
+    "rate .06": (["--flow-draws", "8", "--expert-updates", "2", "--expert-rate", ".06"], 2),
+}
+CHECKS = 4          # evaluations on the way, evenly spaced in seconds
+
+
+def learn(model, data, seconds, scenes):
+    """Train model.expert alone for so many seconds of training. Returns [(seconds, steps, success on seen)]."""
+    c, both, step, spent, curve = model.config, optimisers(model.expert, model.config.expert_rate, model.config.expert_adam), 0, 0., []
+    while len(curve) < CHECKS:
+        start, batch = time.perf_counter(), data.batch(step)
+        with torch.no_grad():
+            _, memory = model.vlm(model.vlm.prefix(batch.image, batch.prompt))
+        for number in range(c.updates):
+            model.expert.zero_grad(set_to_none=True)
+            model.flow_loss(batch, memory, torch.Generator().manual_seed(step * c.updates + number)).backward()
+            clip(model.expert, c.clip)
+            for optimiser in both:
+                set_rate(optimiser, min(1, (step + 1) / c.warmup, 2 * max(0., 1 - spent / seconds)))
+                optimiser.step()
+        step, spent = step + 1, spent + time.perf_counter() - start
+        if spent >= seconds * (len(curve) + 1) / CHECKS:
+            won, _ = evaluate.success(evaluate.policy_of(model), c, scenes, ("seen",), evaluate.VALIDATION_SEED)
+            curve.append((round(spent), step, won["seen"]["rate"]))
+    return curve
+
+
+def main():
+    parser = program.parser(__doc__)
+    parser.add_argument("run", help="folder of a finished run: its VLM is used as it is")
+    parser.add_argument("--seconds", type=float, default=100, help="of training, one thread")
+    parser.add_argument("--only", choices=list(SETTINGS), help="one setting in place of all")
+    parser.add_argument("--results", default=str(RESULTS / "expert.jsonl"), help="jsonl to append to")
+    args, flags = parser.parse_known_args()
+    torch.set_num_threads(1)
+    run = checkpoint.load_model(args.run)
+    for name in [args.only] if args.only else SETTINGS:
+        changed, patch = SETTINGS[name]
+        given = config.parse([*changed, *flags, "--recipe", "frozen", "--vlm-samples", "0", "--device", "cpu"])
+        c = replace(run.config, **{key: getattr(given, key) for key in ("flow_draws", "expert_updates", "expert_width", "expert_rate", "warmup")},
+                    freeze=True, fast_loss=False, vlm_samples=0, validate=True)
+        expert.PATCH = patch
+        torch.manual_seed(c.seed)
+        model = VLA(c, run.fast)
+        model.vlm = run.vlm
+        curve = learn(model, episodes.Data(c, run.fast), args.seconds, 200)
+        line = {"setting": name, "flags": [*changed, *flags], "patch": patch, "run": Path(args.run).name,
+                "ms_a_step": round(1000 * curve[-1][0] / curve[-1][1]), "curve": curve}
+        checkpoint.add_metrics(args.results, line)
+        print(f"{name:24s} " + "   ".join(f"{s} s ({steps} steps): {rate:.2f}" for s, steps, rate in curve), flush=True)
+
+
+if __name__ == "__main__":
+    program.run(main)
