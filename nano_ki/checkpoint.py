@@ -1,7 +1,6 @@
 """Nothing is lost: the file of a VLM, the folder of a run, checkpoints that are checked, metrics that only grow.
 
-A run keeps its last two checkpoints. If the newer one is damaged, the older one is used. The step number seeds
-batches and noise, so a run that was stopped and goes on has the same bits as one that was never stopped.
+The step number seeds batches and noise, so a run that was stopped and goes on has the same bits as one that was not.
 """
 import json
 import os
@@ -15,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nano_ki import language
+from nano_ki import language, program
 from nano_ki.config import Config, check, refuse
 from nano_ki.decoder import VLM
 from nano_ki.fast import FAST
 from nano_ki.model import VLA
-from nano_ki.program import ROOT, first_line, machine_gb, write_whole
 
 FORMAT, VLM_FORMAT = "nano_ki run 2", "nano_ki VLM 1"
 LATEST, BEFORE = "checkpoint.pt", "checkpoint-before.pt"
@@ -41,13 +39,13 @@ def stored(path, form, advice=""):
     except FileNotFoundError:
         raise
     except Exception as error:         # torch raises many kinds for a damaged or foreign file
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = f"{type(error).__name__}: {program.first_line(error)}"
         raise ValueError(f"{path} is not a whole {form!r} file ({reason}){advice}") from None
 
 def check_memory(build):
     """MemoryError if the module that build() makes, with its gradients and optimisers, is too large for this machine."""
     with torch.device("meta"):                   # (its weights are counted, not made)
-        needed, here = 16e-9 * sum(p.numel() for p in build().parameters()), machine_gb()
+        needed, here = 16e-9 * sum(p.numel() for p in build().parameters()), program.machine_gb()
     if needed > here:
         raise MemoryError(f"weights, gradients and optimisers need {needed:.0f} GB, this machine has {here:.0f}")
 
@@ -62,15 +60,14 @@ def sizes(config):                            # (that a stored VLM must share)
 def find(path):
     """A path as given, or inside the project if it is relative and not found from here."""
     path = Path(path)
-    return path if path.exists() or path.is_absolute() else ROOT / path
+    return path if path.exists() or path.is_absolute() else program.ROOT / path
 
 def save_vlm(vlm, path, config):
     content = {"format": VLM_FORMAT, "sizes": sizes(config), "words": list(language.WORDS), "weights": vlm.state_dict()}
-    write_whole(path, lambda f: torch.save(content, f))
+    program.write_whole(path, lambda f: torch.save(content, f))
 
 def load_vlm(vlm, path, config):
-    """Copy a stored VLM into `vlm`, whose rows for FAST tokens stay as they are. ValueError if it does not fit,
-    FileNotFoundError if it is not there."""
+    """Copy a stored VLM into `vlm`, but for FAST tokens. ValueError if it does not fit, FileNotFoundError if gone."""
     path, own = find(path), sizes(config)
     if not path.exists():
         raise FileNotFoundError(f"no VLM at {path}; make it with: python -m nano_ki.pretrain --out {path}")
@@ -79,9 +76,8 @@ def load_vlm(vlm, path, config):
     refuse(found != own, f"{path} was made with {found}, this run has {own}; choose another --vlm")
     refuse(content.get("words") != list(language.WORDS) or set(weights) != set(vlm.state_dict()),
            f"{path} holds other words or weights than this code knows; make it with: python -m nano_ki.pretrain")
-    with torch.no_grad():
-        for name, weight in vlm.state_dict().items():        # (the file may have fewer words and answer positions)
-            weight[:len(weights[name])] = weights[name]
+    for name, weight in vlm.state_dict().items():            # (the file may have fewer words and answer positions)
+        weight[:len(weights[name])] = weights[name]
 
 def new_model(config, fast, pretrained=True, policy=VLA):
     """A fresh policy on config.device. Its VLM is the pre-trained one that config.vlm names, if any."""
@@ -126,7 +122,7 @@ def save(folder, config, fast, weights, optimisers, step, seconds, vqa_before):
     content = {"format": FORMAT, "config": asdict(config), "fast": fast.state(), "step": step, "seconds": seconds,
                "vqa_before": vqa_before, "model": weights, "optimisers": optimisers, "versions": versions}
     latest, new = Path(folder) / LATEST, Path(folder) / f"{LATEST}.new"
-    write_whole(new, lambda f: torch.save(content, f))
+    program.write_whole(new, lambda f: torch.save(content, f))
     if latest.exists():
         os.replace(latest, Path(folder) / BEFORE)     # (killed between the two: load finds the one before)
     os.replace(new, latest)
@@ -167,21 +163,19 @@ def load_model(folder, device=None):
     try:
         model.load_state_dict(saved["model"])
     except RuntimeError as error:
-        raise ValueError(f"{folder}/{LATEST} does not fit its settings ({first_line(error)}); retrain") from None
+        raise ValueError(f"{folder}/{LATEST} does not fit its settings ({program.first_line(error)}); retrain") from None
     return model.to(model.config.device).eval()
 
 def read_metrics(path):
-    """The lines of a metrics.jsonl as dicts, without torn lines. Where a run went on from an earlier checkpoint
-    ({"resumed": step}), the lines that it replaced are left out, too."""
+    """The lines of a metrics.jsonl as dicts, but no torn ones, nor those that a run replaced when it "resumed"."""
     lines = []
     for text in Path(path).read_bytes().decode(errors="replace").splitlines():
-        line = None
         with suppress(ValueError):
             line = json.loads(text)
-        if isinstance(line, dict) and "resumed" in line:
-            lines = [m for m in lines if m.get("step", 0) <= line["resumed"]]
-        elif isinstance(line, dict):
-            lines.append(line)
+            if isinstance(line, dict) and "resumed" in line:
+                lines = [m for m in lines if m.get("step", 0) <= line["resumed"]]
+            elif isinstance(line, dict):
+                lines.append(line)
     return lines
 
 def add_metrics(path, line):

@@ -39,7 +39,7 @@ class Config:
     wobble: float = .06             # standard deviation of a random offset on each executed stroke (0 to .5)
     pucks: int = 3                  # pucks on each table (1 to 4)
     rate: int = 1                   # control rate r: a chunk has 16 r waypoints, r times as dense (1 to 8)
-    cloth: float = .35              # contrast of the chequered cloth on the robot's table (0 to .5)
+    cloth: float = .4               # contrast of the chequered cloth on the robot's table (0 to .5)
     image: int = 48                 # picture side in pixels, a multiple of 8 (16 to 192)
     # -- The model
     gamma: float = 6.               # FAST: coefficients are rounded to 1 / gamma (1 to 100)
@@ -51,7 +51,7 @@ class Config:
     vlm_steps: int = 0              # steps of pre-training where --vlm is not there; 0: an error (0 to 1e8)
     expert_width: int = 96          # width of the action expert (1 to 8192)
     # -- Training
-    steps: int = 1000               # training steps (1 to 1e8)
+    steps: int = 800                # training steps (1 to 1e8)
     batch: int = 64                 # samples in each step, besides those of --vlm-samples (1 to 65536)
     vlm_rate: float = .01           # Muon learning rate of the VLM's hidden matrices (1e-9 to 10)
     vlm_adam: float = .01           # AdamW learning rate of the VLM's embeddings and head (1e-9 to 10)
@@ -82,7 +82,6 @@ class Config:
     # -- Studies: what only comparisons change
     tokens: str = "fast"            # fast | binned: one token for each number, in order of time
     expert_from: float = 0.         # the expert joins after this share of the steps, below 1 (0 to .999)
-    state: bool = True              # tell the policy where its finger is (as words); else only the camera does
     blind: bool = False             # hide the command's words from the policy (a control)
     validate: bool = False          # evaluate in other scenes than the test's, to choose settings in
 
@@ -108,8 +107,7 @@ def helps():
 NOTES, HEADINGS = helps()
 BOUNDS = {name: (float(found[1]), float(found[2])) for name, note in NOTES.items()         # both are allowed
           if (found := re.search(r"\((\S+) to (\S+)\)$", note))}
-RECIPES = {"ki": {}, "joint": dict(insulate=False),
-           "pi0": dict(insulate=False, fast_loss=False, vlm_samples=0),
+RECIPES = {"ki": {}, "joint": dict(insulate=False), "pi0": dict(insulate=False, fast_loss=False, vlm_samples=0),
            "pi0_fast": dict(insulate=False, flow_loss=False, vlm_samples=0),
            "frozen": dict(fast_loss=False, vlm_samples=0, freeze=True)}
 # `gpu` is large enough to keep one GPU busy, and its first run makes its VLM (22 M). `big` (408 M) measures speed.
@@ -155,8 +153,7 @@ def make(**given):
     refuse(device not in ("auto", best, *others), f"--device is {device}, but there is none on this machine; use {best}")
     if device == "auto" and not given.get("resume"):                # (a run that goes on has a device of its own)
         device = best
-    if preset == "auto":
-        preset = "gpu" if device == "cuda" else "laptop"
+    preset = ("gpu" if device == "cuda" else "laptop") if preset == "auto" else preset
     most = os.cpu_count() or 1
     refuse(given.get("threads", 0) > most, f"--threads is {given.get('threads')}; this machine has {most} cores")
     chosen = {**PRESETS.get(preset, {}), **RECIPES.get(recipe, {}), **given, "device": device, "preset": preset}
@@ -174,9 +171,8 @@ def in_bounds(values, names):
     """ValueError for the first of these {name: number} that is out of its BOUNDS."""
     for name in names:
         low, high = BOUNDS[name]
-        wanted = "above 0" if low > 0 else "0 or more"
-        refuse(not low <= values[name] <= high,
-               f"{flag(name)} is {values[name]}; it must be {wanted} and within its bounds: {NOTES[name]}")
+        refuse(not low <= values[name] <= high, f"{flag(name)} is {values[name]}; it must be "
+               f"{'above 0' if low > 0 else '0 or more'} and within its bounds: {NOTES[name]}")
 
 def check(c):
     """c itself. ValueError if a value is out of bounds or two of them clash."""

@@ -1,6 +1,4 @@
 """Pictures for people, with pillow: curves as PNG, rollouts as GIF. No idea of the method is in here."""
-import math
-
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
@@ -13,7 +11,7 @@ def curves(charts, path, width=480, height=300, columns=4, log=False):
     """Write a PNG of charts, `columns` in a row. charts: {title: {name: (xs, ys) or (xs, ys, lows, highs)}}, where
     lows and highs end error bars. A curve without points is left out. log: the x axis is logarithmic."""
     columns = min(columns, len(charts))
-    sheet = Image.new("RGB", (width * columns, height * math.ceil(len(charts) / columns)), PAPER)
+    sheet = Image.new("RGB", (width * columns, height * int(np.ceil(len(charts) / columns))), PAPER)
     for i, (title, lines) in enumerate(charts.items()):
         left, top = i % columns * width + 52, i // columns * height + 50
         _chart(ImageDraw.Draw(sheet), title, lines, left, top, left + width - 68, top + height - 80, log)
@@ -63,11 +61,10 @@ def nice(step):
     return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= step * (1 - 1e-9))
 
 def panels(pictures, texts, won, waypoints=None):
-    """One frame: pictures uint8 [B, S, S, 3] in rows of four, each under its text. waypoints: {index: [n, 2] table
-    coordinates still to come}."""
+    """One frame: pictures uint8 [B, S, S, 3] in rows of four, under texts. waypoints: {index: places [n, 2] ahead}."""
     count, size = pictures.shape[:2]
     columns = min(count, 4)
-    sheet = Image.new("RGB", (columns * (size + 6) - 6, math.ceil(count / columns) * (size + 42) - 6), PAPER)
+    sheet = Image.new("RGB", (columns * (size + 6) - 6, int(np.ceil(count / columns)) * (size + 42) - 6), PAPER)
     pen, font = ImageDraw.Draw(sheet), font_of(12)
     for i, text in enumerate(texts):
         x, y = i % columns * (size + 6), i // columns * (size + 42)

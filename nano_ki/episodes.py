@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from nano_ki import language, program, render, world
 from nano_ki.fast import FAST
-from nano_ki.language import BLANK, COLOUR, END, FIRST_FAST, GOAL, HEIGHT, PAD, SHAPE, X
+from nano_ki.language import BLANK, COLOUR, END, FIRST_FAST, GOAL, PAD, SHAPE
 from nano_ki.model import Batch
 
 
@@ -100,8 +100,7 @@ class Data:
         return Batch(*map(torch.from_numpy, (image, prompt, answer, self.chunks[pick], pages, words, reply)))
 
 def two_pages(before, rng, size):
-    """Book pages before and after a push, and the question about it (language.two_pages): pictures uint8 [B, 2, S, S, 3],
-    words [B, 2, 7], answers [B, 2]."""
+    """Book pages before and after a push, and a question: pictures uint8 [B, 2, S, S, 3], words [B, 2, 7], answers [B, 2]."""
     after, words, answer = language.two_pages(before, rng)
     return np.stack([render.picture_book(tables, rng, size) for tables in (before, after)], 1), words.swapaxes(0, 1).copy(), answer
 
@@ -128,10 +127,8 @@ def look(tables, config):
     return render.robot_camera(tables, config.image, config.cloth)
 
 def say(tables, config):
-    """What the policy is told: prompt ids [B, 7], partly blank with config.blind or without config.state."""
+    """What the policy is told: prompt ids [B, 7], partly blank with config.blind."""
     prompt = language.command(tables)
-    if not config.state:
-        prompt[:, X:HEIGHT + 1] = BLANK
     if config.blind:
         prompt[:, (GOAL, SHAPE, COLOUR)] = BLANK
     return prompt

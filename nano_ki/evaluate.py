@@ -1,8 +1,7 @@
 """Does the policy push the right puck, does its VLM still know what it knew, and how fast is one plan?
 
-Success is measured in closed loop. The policy looks, plans a chunk of waypoints, executes the first `execute` of
-them and looks again, until the target is at its goal or the time is up. Every run meets the same test scenes, so
-that runs can be compared scene by scene. Visual question answering (VQA) asks the VLM about single pictures.
+Success is measured in closed loop. The policy looks, plans a chunk of waypoints, executes the first `execute` of them
+and looks again, until the target is at its goal or time is up. VQA (visual question answering) asks about pictures.
 
 Try it: python -m nano_ki.evaluate runs/ki-001          Read next: probe.py
 """
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from nano_ki import checkpoint, draw, episodes, language, program, render, world
-from nano_ki.config import in_bounds, refuse
+from nano_ki.config import in_bounds
 
 TEST_SEED, CHECK_SEED, VALIDATION_SEED = 1000, 2000, 3000   # seeds for the test, for checks, for choosing settings
 
@@ -45,9 +44,8 @@ def policy_of(model, seed=0, hide=()):
     return lambda tables: model.fast.restore(act(*inputs(model, tables, hide)).cpu().numpy())
 
 def rollout(policy, tables, execute=8, watch=None, rate=1):
-    """Act in closed loop from `tables` (not changed); a scene ends when it succeeds, or its time is up. Returns the tables
-    in the end. rate: see world.step. watch(tables, ids of the running scenes, chunk, waypoint number): called before a step.
-    """
+    """Act in closed loop from `tables` (not changed) and return the tables in the end. rate: see world.step.
+    watch(tables, ids of the running scenes, chunk, waypoint number): called before a step."""
     end, tables, ids = tables.take(slice(None)), tables.take(slice(None)), np.arange(len(tables))
     for _, i in product(range(0, rate * world.HORIZON, execute), range(execute)):
         if i == 0:
@@ -109,9 +107,8 @@ def success(policy, config, n, names=world.TEST_SETS, seed=TEST_SEED):
 @torch.no_grad()
 def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED, pucks=3, free=True, cloth=0.):
     """Shares of right answers, {"where", "colour", "shape", "went"}, in n new scenes; "went" asks about two pictures
-    (language.two_pages). pictures: "book" or "robot". A place is right if x and y are each at most one bin (1/32 of the
-    table) off. free: any token may be answered; else only words of the right category, because a VLM can lose the habit of
-    answering and keep its sight."""
+    (language.two_pages). pictures: "book" or "robot". A place is right if x and y are each at most one bin off. free:
+    any token may be answered; else only words of the right category (a VLM may lose just the habit of answering)."""
     rng, device, out = np.random.default_rng((seed, 9)), next(vlm.parameters()).device, {}
     tables = world.sample(rng, n, pucks=pucks)
 
@@ -163,37 +160,11 @@ def film(model, tables, path, frame=192):
 
     def watch(now, ids, chunk, i):
         last.puck[ids], last.finger[ids], last.pressed[ids] = now.puck, now.finger, now.pressed
-        done = [k not in ids for k in range(len(tables))]
-        coming = dict(zip(ids, chunk[:, i:, :2], strict=True))
+        done, coming = [k not in ids for k in range(len(tables))], dict(zip(ids, chunk[:, i:, :2], strict=True))
         frames.append(draw.panels(render.robot_camera(last, frame), texts, done, coming))
     end = rollout(policy_of(model), tables, model.config.execute, watch, model.config.rate)
     draw.save_gif(frames + [frames[-1]] * 5, path)
     return world.success(end)
-
-def command(text):
-    """A command in words -> (kind [2], goal index). ValueError if it is none."""
-    prompt = language.parse(text)
-    refuse(prompt[language.VERB] != language.ID["push"], f"{text!r} is no command; say 'push the COLOUR SHAPE to the GOAL'")
-    return prompt[[language.COLOUR, language.SHAPE]] - (language.COLOUR0, language.SHAPE0), prompt[language.GOAL] - language.GOAL0
-
-def scene_for(text, seed=0, pucks=3):
-    """A random scene that fits a command, which one in about 200 does. ValueError if none is found."""
-    kind, goal = command(text)
-    rng = np.random.default_rng((seed, 3))
-    for _ in range(100):
-        tables = world.sample(rng, 4096, pucks=pucks)
-        fits = (tables.kind[np.arange(len(tables)), tables.target] == kind).all(1) & (tables.goal == goal)
-        if fits.any():
-            return tables.take([fits.argmax()])
-    raise ValueError(f"no scene found for {text!r}; say another object or goal")
-
-def aim(tables, text):
-    """Give one table another command, in place. ValueError if the object is not on the table."""
-    kind, goal = command(text)
-    there = (tables.kind[0] == kind).all(1)
-    asked, *names = (f"{world.COLOURS[c]} {world.SHAPES[s]}" for c, s in (kind, *tables.kind[0]))
-    refuse(not there.any(), f"no {asked} on this table; there are: {', '.join(names)}")
-    tables.target[:], tables.goal[:] = there.argmax(), goal
 
 def table(summary):
     """What `measure` returns, or a whole summary.json, in lines of text."""
@@ -201,15 +172,13 @@ def table(summary):
         before = {k: f"{v:.2f} -> " for k, v in summary.get(f"vqa_before{key}", {}).items()}
         return "  ".join(f"{k} {before.get(k, '')}{v:.2f}" for k, v in summary[f"vqa_after{key}"].items())
     s, n = summary, next(iter(summary["success"].values()))["n"]
-    won, right = ("  ".join(f"{r['rate']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in s[key].values())
-                  for key in ("success", "right_puck"))
-    rows = {"": "  ".join(f"{name:17s}" for name in s["success"]),
-            "success": f"{won}   (95 % intervals, n = {n} each)", "right puck moved most": right,
+    won, right = ({name: f"{r['rate']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for name, r in s[key].items()} for key in ("success", "right_puck"))
+    rows = {"": f"success             right puck moved most   (95 % intervals, n = {n} each)",
+            **{name: f"{won[name]:20s}{right[name]}" for name in won},
             "VQA, picture book": answers(""), "VQA, robot pictures": answers("_robot"),
             "ms per chunk": "  ".join(f"{k} {'-' if v is None else v}" for k, v in s["ms_per_chunk"].items())}
     if "train_seconds" in s:
-        memory = "unknown" if s["peak_rss_mib"] is None else f"{s['peak_rss_mib']} MiB"
-        rows["seconds"] = f"training {s['train_seconds']}, all {s['total_seconds']}; peak memory {memory}"
+        rows["seconds"] = f"training {s['train_seconds']}, all {s['total_seconds']}; peak memory {s['peak_rss_mib'] or 'unknown'} MiB"
         step, waits = 1000 * s["train_seconds"] / s["steps"], 100 * s["data_wait_share"]
         rows["speed"] = f"{step:.0f} ms a step, {waits:.0f} % of the time spent waiting for data"
     return "\n".join(f"{name:24s}{text}" for name, text in rows.items())
@@ -217,28 +186,17 @@ def table(summary):
 def main():
     parser = program.parser(__doc__)
     parser.add_argument("run", help="folder of a finished run")
-    parser.add_argument("--instruction", help="write a GIF of a scene that fits this command")
-    parser.add_argument("--scene", type=int, help="give the command in this test scene instead (0 to 1000000)")
     parser.add_argument("--scenes", type=int, help="scenes in each test set (1 to 1000000; default: the run's)")
-    parser.add_argument("--seed", type=int, default=0, help="of the scene that fits (0 to 2147483647; default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
-    in_bounds({"seed": args.seed, "scenes": 1 if args.scenes is None else args.scenes}, ("seed", "scenes"))
-    refuse(not 0 <= (args.scene or 0) <= 10 ** 6, f"--scene is {args.scene}; it must be 0 or more: 0 to 1000000")
+    if args.scenes is not None:
+        in_bounds({"scenes": args.scenes}, ["scenes"])
     torch.set_num_threads(1)               # (as fast on idle cores for one robot, and much faster on busy ones)
     model = checkpoint.load_model(args.run)
-    c = model.config = replace(model.config, scenes=args.scenes or model.config.scenes)
-    if args.instruction is None:
-        result = measure(model)
-        program.write_json(Path(args.run, "evaluation.json"), result)
-        print(json.dumps(result, indent=1) if args.json else table(result))
-        return
-    tables = (scene_for(args.instruction, args.seed, c.pucks) if args.scene is None
-              else test_scenes("all", args.scene + 1, pucks=c.pucks).take([args.scene]))
-    aim(tables, args.instruction)
-    said = language.instruction(tables)[0]
-    path = Path(args.run, f"{'-'.join(said.split())}.gif")
-    print(f"{said}: {'done' if film(model, tables, path)[0] else 'not done'} -> {path}")
+    model.config = replace(model.config, scenes=args.scenes or model.config.scenes)
+    result = measure(model)
+    program.write_json(Path(args.run, "evaluation.json"), result)
+    print(json.dumps(result, indent=1) if args.json else table(result))
 
 if __name__ == "__main__":
     program.run(main)

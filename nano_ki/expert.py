@@ -6,8 +6,6 @@ each other (arXiv 2505.23705, section 4). Flow time enters every layer by adapti
 and gate computed from t. The gates start at 0. Beware when testing: a closed gate lets no gradient through,
 so at step 0 the flow loss does not reach the VLM even without the detach.
 
-Nothing here knows of the detach: model.py decides whether the memory is detached.
-
 Try it: python -m nano_ki.expert          Read next: model.py
 """
 import torch
@@ -75,7 +73,6 @@ def draw_mask(prefix, draws, horizon, device=None):
     return torch.cat((own.new_ones(draws * horizon, prefix), own), 1)
 
 if __name__ == "__main__":
-    expert = Expert(width=96, inner=64, depth=4, horizon=16, dims=3)
+    expert, x = Expert(width=96, inner=64, depth=4, horizon=16, dims=3), torch.randn(8, 2, 16, 3)
     memory = [(torch.randn(8, 2, 43, 32), torch.randn(8, 2, 43, 32))] * 4
-    x = torch.randn(8, 2, 16, 3)
     print(f"noisy chunks {tuple(x.shape)} -> velocity {tuple(expert(x, torch.rand(8, 2), memory).shape)}")

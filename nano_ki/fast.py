@@ -30,10 +30,9 @@ def dct_matrix(horizon):
     return np.sqrt(2 / horizon) * np.cos(np.pi * k * (n + .5) / horizon) * np.where(k == 0, .5 ** .5, 1)
 
 class FAST:
-    """A tokenizer for chunks [H, D], H = horizon. `fit` makes one from data. Actions low [D] map to -1, high
-    to 1. Ids 0..2A stand for the integers -A..A, A = alphabet; id 2A + 1 + m stands for two ids, merges[m].
-    Place i of the list holds coefficient order[i] of the flattened [H, D] array (order None: coefficient i).
-    `vocab` counts the ids, `saturated` the coefficients that the last `encode` clipped to -A..A."""
+    """A tokenizer for chunks [H, D], H = horizon; `fit` makes one from data. Actions low [D] map to -1, high to 1. Ids
+    0..2A stand for the integers -A..A, A = alphabet; id 2A + 1 + m stands for two ids, merges[m]. Place i of a list is
+    coefficient order[i] of a flat chunk (None: i). `vocab` counts ids, `saturated` what the last `encode` clipped."""
 
     def __init__(self, horizon, low, high, gamma, alphabet, merges, order=None, transform="dct"):
         self.horizon, self.gamma, self.alphabet = int(horizon), float(gamma), int(alphabet)
@@ -45,28 +44,25 @@ class FAST:
         self.scale = np.where(self.constant, 1, (self.high - self.low) / 2)
         if transform not in ("dct", "none"):
             raise ValueError(f"transform is {transform!r}; wanted 'dct' or 'none'")
-        self.transform = transform
-        self.dct = dct_matrix(self.horizon) if transform == "dct" else np.eye(self.horizon)
+        self.transform, self.dct = transform, dct_matrix(self.horizon) if transform == "dct" else np.eye(self.horizon)
         self.order = np.arange(self._size) if order is None else np.array(order, np.int64)
         if not np.array_equal(np.sort(self.order), np.arange(self._size)):
             raise ValueError(f"order is no permutation of 0..{self._size - 1}")
-        self.spans = [(s,) for s in range(-self.alphabet, self.alphabet + 1)]     # the integers of each id
+        self.spans = list(np.arange(-self.alphabet, self.alphabet + 1)[:, None])        # the integers of each id
         for a, b in self.merges:
             if not 0 <= min(a, b) <= max(a, b) < len(self.spans):
                 raise ValueError(f"a merge joins ids {a} and {b}; wanted ids made before it")
-            self.spans.append(self.spans[a] + self.spans[b])
+            self.spans.append(np.concatenate((self.spans[a], self.spans[b])))
         self.lengths = np.array([len(s) for s in self.spans])
-        self._arrays = [np.array(s) for s in self.spans]       # (decode joins arrays faster than tuples)
 
     @classmethod
     def fit(cls, chunks, gamma=10., vocab=1024, low=None, high=None, reach=3., most=2000,
             order="use", transform="dct"):
-        """A tokenizer for training chunks [N, H, D]. ValueError for a bad chunk or setting.
-        low, high: [D] known limits; by default the 1st and 99th percentile, or wider where a dimension moves
-        rarely but far. reach: no chunk within +-reach (normalised) can saturate. most: chunks that the merges
-        are learned from; more save under 2 % of the tokens. order: "use" sorts the list by how often each
-        coefficient is not zero, in eighths, so runs of zeros get longer; "frequency" is the paper's order.
-        transform: "none" leaves out the DCT and the merges: each number becomes a token, the naive way."""
+        """A tokenizer for chunks [N, H, D]. ValueError for a bad chunk or setting. low, high: known limits [D];
+        default: the 1st and 99th percentile, or wider where a dimension moves rarely but far. reach: no chunk within
+        +-reach (normalised) can saturate. most: chunks to learn merges from; more save under 2 % of the tokens. order:
+        "use" sorts the list by how often each coefficient is not zero, in eighths, so runs of zeros get longer;
+        "frequency" is the paper's. transform: "none" leaves out the DCT and the merges: each number becomes a token."""
         chunks = finite(chunks, "chunks")
         if chunks.ndim != 3 or not chunks.size:
             raise ValueError(f"chunks have shape {chunks.shape}; wanted [N, H, D], none of them 0")
@@ -87,8 +83,7 @@ class FAST:
         sample = np.linspace(0, len(chunks) - 1, min(most, len(chunks))).astype(int)
         symbols, places = plain._symbols(chunks[sample]), plain.order
         if order == "use":         # (measured: 7 to 8 % fewer tokens on three robots, 0 to 1 % on a fourth)
-            used = (symbols != alphabet).mean(0)               # (id A stands for the integer 0)
-            places = np.argsort(-np.ceil(8 * used), kind="stable")
+            places = np.argsort(-np.ceil(8 * (symbols != alphabet).mean(0)), kind="stable")        # (id A stands for 0)
         elif order != "frequency":
             raise ValueError(f"order is {order!r}; wanted 'use' or 'frequency'")
         return cls(horizon, low, high, gamma, alphabet, _learn(symbols[:, places], plain.base, vocab), places)
@@ -114,8 +109,7 @@ class FAST:
         return clipped.reshape(len(chunks), self._size)[:, self.order].astype(np.int64) + self.alphabet
 
     def encode(self, chunks):
-        """Chunks [N, H, D] -> a list of N int arrays of token ids; one chunk [H, D] -> one int array.
-        ValueError for another H or D, NaN or infinity."""
+        """Chunks [N, H, D] -> a list of N arrays of ids; one [H, D] -> one. ValueError for another H or D, NaN, inf."""
         chunks = finite(chunks, "chunks")
         if chunks.ndim not in (2, 3) or chunks.shape[-2:] != (self.horizon, self.dims):
             raise ValueError(f"chunks have shape {chunks.shape}; wanted [N, {self.horizon}, {self.dims}]")
@@ -127,12 +121,11 @@ class FAST:
         return [part[1:].copy() for part in np.split(seq, np.flatnonzero(seq == GAP))[1:-1]]
 
     def decode(self, tokens, strict=True):
-        """A list of N id sequences -> actions, float64 [N, H, D]; one sequence -> [H, D].
-        ValueError for bad ids, and for a sequence that does not stand for exactly H * D integers. With
-        strict=False it is cut, or its end (high frequencies) filled with 0; `self.repaired` counts these."""
+        """A list of N id sequences -> actions, float64 [N, H, D]; one -> [H, D]. ValueError for bad ids, or if they are
+        not H * D integers: strict=False cuts them or adds 0 (high frequencies); `self.repaired` counts these."""
         if len(tokens) == 0 or np.ndim(tokens[0]) == 0:
             return self.decode([tokens], strict)[0]
-        rows = [np.concatenate([[], *(self._arrays[i] for i in self._check_ids(ids))]) for ids in tokens]
+        rows = [np.concatenate([[], *(self.spans[i] for i in self._check_ids(ids))]) for ids in tokens]
         wrong = [n for n, row in enumerate(rows) if len(row) != self._size]
         self.repaired = len(wrong)
         if strict and wrong:

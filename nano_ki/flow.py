@@ -41,5 +41,3 @@ def euler(velocity, noise, steps):
 
 if __name__ == "__main__":
     print(f"mean noise level {1 - sample_time(100_000).mean():.3f} (Beta(1.5, 1): .600)")
-    field = target(action := torch.ones(2, 16, 3), noise := torch.zeros(2, 16, 3))
-    print(f"Euler on the true field ends at {euler(lambda x, t: field, noise, 10).mean():.3f} (action: {action.mean():.0f})")

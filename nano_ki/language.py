@@ -2,11 +2,10 @@
 
 Every prompt has the seven slots [goal] [verb] [x] [y] [up/down] [shape] [colour], with "_" in an empty one. So the VLM
 finds in a command what it learned from questions. The object's words come last because the answer is read off the last
-token: what this token names is then one attention away. (With up/down last, the VLM learned to find *a* puck, but not
-the right one.) The goal comes first because each word also hears the one before it (decoder.py): beside the shape, a
-shape that no command had shown bent what was read as the goal. x and y are location words <0>..<31>, one set for both
-axes. In a question they say which place is meant. In a command they say where the finger is: the robot's state as text,
-as in pi0.5. Ids from FIRST_FAST on are FAST action tokens, so they never collide with words.
+token. (With up/down last, the VLM learned to find *a* puck, but not the right one.) The goal comes first because each
+word also hears the one before it (decoder.py): beside the shape, a new shape bent what was read as the goal. x and y
+are location words <0>..<31>, one set for both axes: the place that a question means, or in a command the finger's: the
+robot's state as text, as in pi0.5. Ids from FIRST_FAST on are FAST action tokens, so they never collide with words.
 
 Try it: python -m nano_ki.language          Read next: fast.py
 """
@@ -19,22 +18,19 @@ import numpy as np
 from nano_ki import world
 
 BINS = 32
-SPECIAL = ("<pad>", "<end>", "_")
+SPECIAL, HEIGHTS = ("<pad>", "<end>", "_"), ("up", "down")
 VERBS = ("push", "where", "find", "colour", "shape", "describe", "went")
-HEIGHTS = ("up", "down")
 NUMBERS = tuple(f"<{i}>" for i in range(BINS))
 WORDS = SPECIAL + VERBS + world.COLOURS + world.SHAPES + world.GOALS + HEIGHTS + NUMBERS
 ID = {word: i for i, word in enumerate(WORDS)}
 PAD, END, BLANK = (ID[w] for w in SPECIAL)
-COLOUR0, SHAPE0, GOAL0 = ID[world.COLOURS[0]], ID[world.SHAPES[0]], ID[world.GOALS[0]]
-UP, NUMBER0 = ID["up"], ID["<0>"]
+COLOUR0, SHAPE0, GOAL0, UP, NUMBER0 = (ID[w[0]] for w in (world.COLOURS, world.SHAPES, world.GOALS, HEIGHTS, NUMBERS))
 FIRST_FAST = len(WORDS)                # FAST token i has id FIRST_FAST + i
 SLOT_NAMES = ("GOAL", "VERB", "X", "Y", "HEIGHT", "SHAPE", "COLOUR")
 SLOTS = len(SLOT_NAMES)
 GOAL, VERB, X, Y, HEIGHT, SHAPE, COLOUR = range(SLOTS)
-SLOT_OF = {**dict.fromkeys(VERBS, VERB), **dict.fromkeys(world.COLOURS, COLOUR),
-           **dict.fromkeys(world.SHAPES, SHAPE), **dict.fromkeys(world.GOALS, GOAL),
-           **dict.fromkeys(HEIGHTS, HEIGHT)}
+SLOT_OF = {word: slot for slot, words in ((VERB, VERBS), (COLOUR, world.COLOURS), (SHAPE, world.SHAPES),
+                                          (GOAL, world.GOALS), (HEIGHT, HEIGHTS)) for word in words}
 MOST_PUCKS = 4                         # on one picture
 ANSWER = 4 * MOST_PUCKS + 1            # longest text answer: four words for each puck, <end>
 
@@ -58,12 +54,9 @@ def prompt_text(ids):
     return SENTENCES[words["VERB"]].format(**words) + (f"; {' '.join(rest)}" if rest else "")
 
 def parse(text):
-    """A sentence -> prompt ids [7]. The inverse of prompt_text. ValueError for an unknown word (it names the
-    nearest known ones), for two words in one slot, and where the verb or a word that it needs is missing."""
+    """A sentence -> prompt ids [7], the inverse of prompt_text. ValueError for unknown, missing or clashing words."""
     ids = np.full(SLOTS, BLANK)
-    for word in re.findall(r"[^\W_]+", text.lower()):
-        if word in FILLERS:
-            continue
+    for word in (w for w in re.findall(r"[^\W_]+", text.lower()) if w not in FILLERS):
         slot = SLOT_OF.get(word)
         if f"<{word}>" in NUMBERS:
             slot, word = (X if ids[X] == BLANK else Y), f"<{word}>"
@@ -103,11 +96,10 @@ def instruction(tables):
     return [prompt_text(p) for p in prompts]
 
 def lesson(tables, rng, *kinds):
-    """Questions about pictures of `tables`: prompts [B, 7] and answers [B, ANSWER] (PAD after <end>).
-    kinds: names in LESSONS, to mix (default: all; else ValueError). "where" is answered x y, and "find" y x.
-    Because both ways are asked, x and y must both be known in the prompt, which is all that the expert reads.
-    In 70 % of these two, the slots that only commands use hold words that do not matter. A command ("push") is
-    answered by the places from where and to where, x y x y."""
+    """Questions about pictures of `tables`: prompts [B, 7] and answers [B, ANSWER] (PAD after <end>). kinds: names in
+    LESSONS, to mix (default: all; else ValueError). "where" is answered x y, and "find" y x, so that x and y must both
+    be known in the prompt, which is all that the expert reads. In 70 % of these two, the slots that only commands use
+    hold words that do not matter. A command ("push") is answered by the places from where and to where, x y x y."""
     if not set(kinds) <= set(LESSONS):
         raise ValueError(f"kinds are {', '.join(map(str, kinds))}; choose from {', '.join(LESSONS)}")
     batch, pucks = tables.puck.shape[:2]
@@ -152,8 +144,7 @@ def two_pages(before, rng):
     return after, words.swapaxes(0, 1), np.column_stack((GOAL0 + goal, np.full(len(rows), END)))
 
 if __name__ == "__main__":
-    rng = np.random.default_rng(0)
-    prompts, answers = lesson(world.sample(rng, 8), rng)
+    prompts, answers = lesson(world.sample(rng := np.random.default_rng(0), 8), rng)
     print(f"{FIRST_FAST} words, prompts {prompts.shape}, answers {answers.shape}")
     for prompt, answer in zip(prompts, answers, strict=True):
         print(f"  {prompt_text(prompt):48s} -> {answer_text(answer)}")

@@ -43,9 +43,6 @@ class VLA(nn.Module):
         self.fast, self.insulate = fast, c.insulate
         self.expert_trains = True                       # (False before config.expert_from; see train.py)
 
-    def parameter_counts(self):
-        return {name: sum(p.numel() for p in getattr(self, name).parameters()) for name in ("vlm", "expert")}
-
     def memory_for_expert(self, memory):
         """What the expert may read: per layer the (K, V) of the prefix, insulated or not.
 
@@ -86,8 +83,7 @@ class VLA(nn.Module):
         return out
 
     def read(self, segments, answer):
-        """The cross-entropy of each answer token after a prefix of these segments, [B, F] with 0 on padding (None if nothing
-        is trained on answers); and the memory."""
+        """Cross-entropy of each answer token after these segments, [B, F], 0 on padding (None: no answers); the memory."""
         prefix = self.vlm.prefix(*segments)
         if not self.config.cross_entropy:
             return None, self.vlm(prefix)[1]

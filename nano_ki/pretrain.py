@@ -1,8 +1,7 @@
 """Makes the VLM: an empty network learns to see and to read from picture-book pages.
 
-Each step brings new pages with one, two or three pucks (one is the easiest to learn from) and a caption or a
-question about each (language.LESSONS). The result ships as data/vlm.pt, with its provenance beside it. The robot
-policy starts from it, and must not lose what it knows.
+Each step brings new pages with one, two or three pucks (one is the easiest to learn from) and a caption or a question
+about each (language.LESSONS). The result ships as data/vlm.pt, its provenance beside it. Every policy starts from it.
 
 Try it: python -m nano_ki.pretrain --steps 500 --out my_vlm.pt          Read next: model.py
 """
@@ -11,61 +10,50 @@ import os
 import shutil
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from nano_ki import checkpoint, decoder, episodes, evaluate, language, optim, program, ranks, render, world
 from nano_ki import config as configuration
-from nano_ki import language, program, ranks, render, world
-from nano_ki.checkpoint import check_memory, find, load_vlm, new_vlm, save_vlm, sizes, stored
-from nano_ki.decoder import alternate
-from nano_ki.episodes import drawn_ahead, two_pages
-from nano_ki.evaluate import vqa
-from nano_ki.optim import optimisers, schedule, set_rate
-from nano_ki.program import ROOT, say, write_json, write_whole
 
 RATE, PART_FORMAT = .01, "nano_ki unfinished VLM 1"      # RATE is Muon's; AdamW's is .15 times that
 TWO_PAGES = .125     # share of the lessons that have two pages
 SAVE_EVERY = 500     # steps between files from which a stopped pre-training goes on
 
 class Lessons:
-    """lessons[step]: two pairs (segments of the prefix, answer), tensors of one step: lessons about one page each, and a
-    share TWO_PAGES about two, with words after each."""
+    """lessons[step]: two pairs (segments, answer) of tensors: about one page each, and a share TWO_PAGES about two."""
 
     def __init__(self, config, batch, seed):
         self.config, self.size, self.seed = config, batch, seed
 
     def __getitem__(self, step):
         c, rng = self.config, np.random.default_rng((self.seed, 2, step))
-        # Half of the batches show as many pucks as the robot meets, the rest fewer.
-        pucks = c.pucks if rng.random() < .5 else int(rng.integers(1, max(c.pucks, 2)))
+        pucks = c.pucks if rng.random() < .5 else int(rng.integers(1, max(c.pucks, 2)))     # half: as the robot meets
         double = round(TWO_PAGES * self.size)
-        pages, words, reply = map(torch.from_numpy, two_pages(world.sample(rng, double, pucks=pucks), rng, c.image))
+        pages, words, reply = map(torch.from_numpy, episodes.two_pages(world.sample(rng, double, pucks=pucks), rng, c.image))
         tables = world.sample(rng, self.size - double, pucks=pucks)
         prompt, answer = language.lesson(tables, rng)
         if not c.compile:                    # (see Data.batch)
             answer = answer[:, :(answer != language.PAD).any(0).sum()]
         image, prompt, answer = map(torch.from_numpy, (render.picture_book(tables, rng, c.image), prompt, answer))
-        return ([image, prompt], answer), (alternate(pages, words), reply)
+        return ([image, prompt], answer), (decoder.alternate(pages, words), reply)
 
 def can_compile():
     return any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "gcc", "cc", "clang", "cl")))
 
 def compile_blocks(*stacks):
-    """Compile the transformer blocks of these modules, in place: all of a stack share one compiled program.
-    ValueError where there is no compiler."""
+    """Compile the blocks of these modules in place, each stack into one program. ValueError if there is no compiler."""
     if not can_compile():
         raise ValueError("--compile needs a C++ compiler, and none is on the PATH; install one (g++) or use --no-compile")
-    for stack in stacks:
-        for block in stack.blocks:
-            block.compile()
+    for block in [block for stack in stacks for block in stack.blocks]:
+        block.compile()
 
 def make_vlm(config, tell):
     """Pre-train the VLM that config names, if it is not there and --vlm-steps says for how long."""
-    if not (config.vlm and config.vlm_steps) or find(config.vlm).exists():
+    if not (config.vlm and config.vlm_steps) or checkpoint.find(config.vlm).exists():
         return
     if ranks.who()[1] > 1:
         raise ValueError(f"no VLM at {config.vlm}; make it first, by one process: python -m nano_ki.pretrain --preset "
@@ -78,44 +66,40 @@ def make_vlm(config, tell):
     tell(f"it took {made['minutes']} minutes and answers {made['scores']}")
 
 def pretrain(config, path, steps, batch, seed=0, rate=RATE, start="", stop=lambda step: False):
-    """Train a VLM, from nothing or from the file `start`, and write it to `path`, its provenance (with that of `start`)
-    beside it. Returns the provenance, or None if it was stopped: by Ctrl-C, or by stop(step).
-    A pre-training that was stopped or killed leaves path.unfinished. The same call goes on from there."""
+    """Train a VLM, from nothing or from the file `start`, and write it to `path`, its provenance beside it. Returns
+    that, or None if Ctrl-C or stop(step) ended it. Then, or if killed, the same call goes on from path.unfinished."""
     configuration.refuse(Path(path).exists() and not Path(path).is_file(), f"--out is {path}, which is no file; name another one")
     with program.claimed(f"{path}.running", f"the VLM {path}"), ranks.threads_kept():
         job = {"steps": steps, "batch": batch, "seed": seed, "rate": rate, "start": str(start)}
-        return _pretrain(config, Path(path), {**job, "pucks": config.pucks, **sizes(config)}, stop, **job)
+        return _pretrain(config, Path(path), {**job, "pucks": config.pucks, **checkpoint.sizes(config)}, stop, **job)
 
 def _pretrain(config, path, job, stop, steps, batch, seed, rate, start):
     began, unfinished, pages = time.perf_counter(), Path(f"{path}.unfinished"), Lessons(config, batch, seed)
     torch.manual_seed(seed)
     if config.device == "cuda":
         torch.set_float32_matmul_precision("high")
-    check_memory(lambda: new_vlm(config))
-    vlm, earlier, smooth = new_vlm(config), None, None
+    checkpoint.check_memory(lambda: checkpoint.new_vlm(config))
+    vlm, earlier, smooth = checkpoint.new_vlm(config), None, None
     if start:
-        load_vlm(vlm, start, config)
-        note = find(f"{start}.json")
+        checkpoint.load_vlm(vlm, start, config)
+        note = checkpoint.find(f"{start}.json")
         earlier = json.loads(note.read_text()) if note.exists() else {"file": start}
     vlm.to(config.device)
-    groups = optimisers(vlm, rate, .15 * rate)
+    groups = optim.optimisers(vlm, rate, .15 * rate)
     saved = {"step": 0, "minutes": 0., "threads": 0}
     if unfinished.exists():
-        with stored(unfinished, PART_FORMAT, "; delete it to start from nothing") as saved:
+        with checkpoint.stored(unfinished, PART_FORMAT, "; delete it to start from nothing") as saved:
             other = [name for name, value in job.items() if saved[name] != value]
         configuration.refuse(other, f"{unfinished} has another {', '.join(other)}; give the same flags, or delete it to start from nothing")
+        ranks.scatter(vlm, groups, saved["weights"], saved["optimisers"])
+        program.say(f"going on from step {saved['step']} ({unfinished})")
     minutes = saved["minutes"]
-    if saved["step"]:
-        vlm.load_state_dict(saved["weights"])
-        for optimiser, state in zip(groups, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        say(f"going on from step {saved['step']} ({unfinished})")
     if config.device == "cpu":
         torch.set_num_threads(config.threads or saved["threads"] or ranks.fastest_threads(
             lambda: loss_of(vlm, pages[0], config, config.depth).backward()))
     if config.compile:
         compile_blocks(vlm.vit, vlm)
-    lessons = drawn_ahead(pages, range(saved["step"], steps), config.workers, pin=config.device == "cuda")
+    lessons = episodes.drawn_ahead(pages, range(saved["step"], steps), config.workers, pin=config.device == "cuda")
     with program.AfterThisStep() as asked, program.progress(steps, saved["step"], "pretrain") as bar:
         for step, lesson in enumerate(lessons, saved["step"]):
             # Half of the batches skip the last layer. What only that layer finds out is in nobody's memory: the
@@ -127,7 +111,7 @@ def _pretrain(config, path, job, stop, steps, batch, seed, rate, start):
             vlm.zero_grad(set_to_none=True)
             loss.backward()
             for optimiser in groups:
-                set_rate(optimiser, schedule(step, steps, 100))
+                optim.set_rate(optimiser, optim.schedule(step, steps, 100))
                 optimiser.step()
             done, smooth = step + 1, loss.item() if smooth is None else .98 * smooth + .02 * loss.item()
             bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
@@ -136,19 +120,19 @@ def _pretrain(config, path, job, stop, steps, batch, seed, rate, start):
             if stopping or done % SAVE_EVERY == 0 or done == steps:
                 state = {**job, "format": PART_FORMAT, "step": done, "minutes": minutes, "threads": torch.get_num_threads(),
                          "weights": vlm.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in groups]}
-                write_whole(unfinished, lambda f, state=state: torch.save(state, f))
+                program.write_whole(unfinished, lambda f, state=state: torch.save(state, f))
             if stopping:
-                say(f"stopped after step {done}; the same command goes on")
+                program.say(f"stopped after step {done}; the same command goes on")
                 return None
             if done % 1000 == 0 and done < steps:
                 with asked.at_once():
-                    say(f"step {done}: loss {smooth:.3f} {scores_of(vlm, config)}")
-    save_vlm(vlm, path, config)
+                    program.say(f"step {done}: loss {smooth:.3f} {scores_of(vlm, config)}")
+    checkpoint.save_vlm(vlm, path, config)
     made = {"command": " ".join(["python -m nano_ki.pretrain", *sys.argv[1:]]), "seed": seed, "commit": program.commit(),
-            "date": date.today().isoformat(), "steps": steps, "batch": batch, "minutes": round(minutes, 1),
+            "date": time.strftime("%Y-%m-%d"), "steps": steps, "batch": batch, "minutes": round(minutes, 1),
             "device": config.device, "threads": torch.get_num_threads(), "torch": torch.__version__,
             "parameters": sum(p.numel() for p in vlm.parameters()), "scores": scores_of(vlm, config), "started_from": earlier}
-    write_json(f"{path}.json", made)
+    program.write_json(f"{path}.json", made)
     unfinished.unlink()
     return made
 
@@ -167,11 +151,11 @@ def loss_of(vlm, lesson, config, layers):
 def scores_of(vlm, config):
     """Its answers, as in evaluate.vqa, about clean pictures of both kinds."""
     with torch.compiler.set_stance("force_eager"):
-        return {pictures: vqa(vlm, pictures, size=config.image, pucks=config.pucks) for pictures in ("book", "robot")}
+        return {kind: evaluate.vqa(vlm, kind, size=config.image, pucks=config.pucks) for kind in ("book", "robot")}
 
 def main():
     parser = program.parser(__doc__)
-    parser.add_argument("--out", default=str(ROOT / "data" / "vlm.pt"), help="file to write")
+    parser.add_argument("--out", default=str(program.ROOT / "data" / "vlm.pt"), help="file to write")
     parser.add_argument("--steps", type=int, default=10000, help="training steps (1 to 1e+08; default 10000)")
     parser.add_argument("--start", default="", help="go on from this VLM (default: from nothing)")
     parser.add_argument("--rate", type=float, default=RATE, help="Muon learning rate; AdamW: x .15 (1e-09 to 10; default .01)")
@@ -183,7 +167,7 @@ def main():
     configuration.refuse(not 1e-9 <= rate <= 10, f"--rate is {rate}; it must be above 0: 1e-09 to 10")
     config = configuration.make(**args)
     if made := pretrain(config, out, steps, config.batch, config.seed, rate, start):
-        say(json.dumps(made, indent=1))
+        program.say(json.dumps(made, indent=1))
 
 if __name__ == "__main__":
     program.run(main, files=True)

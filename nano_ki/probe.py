@@ -1,8 +1,7 @@
 """The leak meter: how large is the gradient of each loss on each part?
 
-With insulation, the flow loss must reach no weight of the VLM, and the cross-entropy must still reach all of them.
-A `.detach()` in the wrong place can pass the first half of this test and fail the second. A new expert has closed
-gates, through which nothing leaks, so `open_gates` must open them before the gradients are measured.
+With insulation, the flow loss must reach no weight of the VLM, and the cross-entropy must still reach all of them. A
+`.detach()` in the wrong place can pass the first half of this test and fail the second.
 
 Try it: python -m nano_ki.probe          Read next: train.py
 """
@@ -26,7 +25,7 @@ def parts(model):
 
 @torch.no_grad()
 def open_gates(model, seed=0):
-    """Draw the gates, scales and output map of the expert at random, in place. (A new expert has zeros there.)"""
+    """Draw the expert's gates, scales and output map at random, in place. (In a new one they are 0: nothing leaks.)"""
     generator = torch.Generator().manual_seed(seed)
     for layer in model.expert.adapt:
         layer.bias.normal_(0, .5, generator=generator)

@@ -1,7 +1,6 @@
 """What every command here owes the person who runs it: whole files, errors of one line, a way to stop.
 
-A file is written under a temporary name, flushed to the disk and renamed. Whoever kills the program finds the old
-file or the new one, never half of one. A closed stream, a signal or a missing module must not cost finished work.
+Killed programs leave old files or new ones, never half of one. A closed stream or a signal costs no finished work.
 """
 import argparse
 import errno
@@ -55,9 +54,8 @@ def first_line(error):
 
 @contextmanager
 def claimed(path, what):
-    """Hold the file `path` while this process works on `what`. OSError if another living process holds it. The
-    owner touches the file every BEAT seconds. If the owner dies, other processes on its machine may take the file
-    over at once. Processes on other machines, which see it on a network disk, wait for STALE seconds."""
+    """Hold the file `path` while this process works on `what`. OSError if another living process holds it. If that one
+    dies, others on its machine may take the file over at once, others on a network disk once it is stale."""
     path, over = Path(path), threading.Event()
     while True:
         try:
@@ -147,15 +145,13 @@ def parser(doc, **options):
 class AfterThisStep(ExitStack):
     """A block in which a signal to stop (Ctrl-C, SIGTERM, a closed terminal) waits for the end of a step.
     `asked()` tells whether one came. A second one raises KeyboardInterrupt, and so does any in `at_once()`."""
-
     pressed, waits = 0, True
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():              # (no other may set handlers)
             for number in STOPS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):     # (nohup ignores SIGHUP)
-                    before = signal.signal(number, self.press)
-                    self.callback(signal.signal, number, before)               # (at the end of the block)
+                    self.callback(signal.signal, number, signal.signal(number, self.press))     # (undone at the end)
         return self
 
     def __call__(self):

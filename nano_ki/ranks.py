@@ -1,12 +1,11 @@
 """Several processes, one run: who am I, what is the sum over all, and one model in all of them.
 
-`torchrun --nproc-per-node N -m nano_ki.train` starts N processes (ranks), one for each GPU or CPU core. The
-batch of a step is cut into `shards`, and each rank takes its share. DDP adds the gradients up. FSDP2 (--fsdp)
-also shares out weights and optimisers: each rank keeps 1/N of each matrix and gathers the rest layer by layer.
-Without torchrun there is one rank, and everything here does nothing.
+`torchrun --nproc-per-node N -m nano_ki.train` starts N processes (ranks), one for each GPU or CPU core. A step's batch
+is cut into `shards`, dealt out to the ranks. DDP adds the gradients up. With FSDP2 (--fsdp) each rank keeps 1/N of each
+matrix and its optimiser, and gathers the rest layer by layer. Without torchrun there is one rank.
 """
 import os
-import time
+import timeit
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -76,15 +75,13 @@ def cut_like(value, p):
 
 def agree(value):
     """What rank 0 has here, on every rank."""
-    if not several():
-        return value
     values = [value]
-    dist.broadcast_object_list(values)
+    if several():
+        dist.broadcast_object_list(values)
     return values[0]
 
 def spread(model, fsdp, unused=False):
-    """The model to call in training: `model` itself, in DDP, or cut up in place by FSDP2. unused: a step does not
-    reach every weight (pi0 uses no head, pi0_fast no expert)."""
+    """The model to call in training: itself, in DDP, or cut up in place by FSDP2. unused: a step skips some weights."""
     if not several():
         if fsdp:
             raise ValueError("--fsdp needs several processes: torchrun --nproc-per-node N -m nano_ki.train --fsdp ...")
@@ -116,25 +113,25 @@ def fastest_threads(work, tries=3):
         for threads in sorted({most, *(2 ** k for k in range(most.bit_length()))}) if most > 1 else ():
             torch.set_num_threads(threads)
             for _ in range(tries):
-                start = time.perf_counter()
-                work()
-                seconds = time.perf_counter() - start
+                seconds = timeit.timeit(work, number=1)
                 took[threads] = min(seconds, took.get(threads, seconds))
                 if seconds > 1.5 * took[1]:
                     break
     return agree(min(took, key=took.get, default=1))
 
 def forward_each(spread_model, batches, generators, pad, shards, memories=None):
-    """Run the model on each of this rank's batches and yield its losses, scaled so that their sum over all batches of all
-    ranks is what one process has with one large batch. Call `backward` on each before asking for the next. memories: what
-    the expert shall read of each batch (None: what the VLM makes of it).
-
-    The cross-entropy "ce" was averaged over real answer tokens (not `pad`), the other losses over equally large shards.
-    """
+    """Run the model on each of this rank's batches. Yields (losses, memory), with losses scaled so that their sum over
+    all batches of all ranks is that of one process with one large batch: "ce" was averaged over real answer tokens (not
+    `pad`), the others over equally large shards. Call `backward` on each before asking for the next. memories: what the
+    expert shall read of each batch (None: what the VLM makes of it)."""
     tokens = [sum(int((ids != pad).sum()) for ids in (batch.answer, batch.reply)) for batch in batches]
     everywhere = max(1, total(sum(tokens), batches[0].image.device.type))
     for i, (batch, generator) in enumerate(zip(batches, generators, strict=True)):
-        with _exchange(spread_model, now=i + 1 == len(batches)):
+        now = i + 1 == len(batches)                          # ranks exchange gradients in a step's last pass only
+        if hasattr(spread_model, "set_requires_gradient_sync"):          # (FSDP2)
+            spread_model.set_requires_gradient_sync(now)
+        later = isinstance(spread_model, DistributedDataParallel) and not now
+        with spread_model.no_sync() if later else nullcontext():
             losses = spread_model(batch, generator, memories and memories[i])
             memory = losses.pop("memory", None)
             yield {k: v * (tokens[i] / everywhere if k == "ce" else 1 / shards) for k, v in losses.items()}, memory
@@ -142,14 +139,6 @@ def forward_each(spread_model, batches, generators, pad, shards, memories=None):
 def backward(loss):
     """Backward pass; gradients of all ranks are added up. (DDP and FSDP average them, hence the factor.)"""
     (who()[1] * loss).backward()
-
-def _exchange(spread_model, now):
-    """A block in which a backward pass adds gradients up over the ranks, or not yet (only a step's last one does)."""
-    if isinstance(spread_model, DistributedDataParallel) and not now:
-        return spread_model.no_sync()
-    if hasattr(spread_model, "set_requires_gradient_sync"):          # (FSDP2)
-        spread_model.set_requires_gradient_sync(now)
-    return nullcontext()
 
 def gather(model, optimisers):
     """(weights, optimiser states), whole. Where FSDP cut them up every rank must call it, and rank 0 gets them."""

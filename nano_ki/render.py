@@ -1,9 +1,8 @@
 """The camera: tables -> RGB pictures, by signed distance in a small window around each object.
 
-There are two kinds of picture. The *picture book*, from which the VLM learns, shows pucks of several sizes,
-turned a little, on plain or graded backgrounds from dark to light. The *robot camera* shows one table with a
-chequered cloth, goal rings and the finger, none of which is in the book. What the robot has left to learn depends on
-the contrast of the cloth. Places are in table units, y points down, colours run from 0 to 1.
+There are two kinds of picture. The *picture book*, from which the VLM learns, shows pucks of several sizes, turned a
+little, on plain or graded grounds from dark to light. The *robot camera* shows a table with a chequered cloth, goal
+rings and the finger, none of which is in the book. Places are in table units, y points down, colours run from 0 to 1.
 
 Try it: python -m nano_ki.render out.png          Read next: language.py
 """
@@ -39,10 +38,9 @@ OUTLINES = (lambda u, v: np.sqrt(u * u + v * v) - 1,                            
 DISC, RING = 0, 5
 
 def stamp(image, xy, outline, radius, colour, angle=None, opacity=1.):
-    """Draw one object on each picture, in place. Its edges are one pixel soft. image: float32 [B, wide, wide,
-    3]; MARGIN pixels of border are cut off later, so that nothing needs clipping. xy: [B, 2]. outline (index
-    into OUTLINES) and radius (table units): one for all, or [B]. colour: [3] or [B, 3]. angle: radians [B] or
-    None. opacity: 0 to 1."""
+    """Draw one object on each picture, in place. Edges are one pixel soft. image: float32 [B, wide, wide, 3]; MARGIN
+    pixels of border are cut off later, so nothing needs clipping. xy: [B, 2]. outline (index into OUTLINES), radius
+    (table units): one or [B]. colour: [3] or [B, 3]. angle: radians [B] or None. opacity: 0 to 1."""
     batch, wide = image.shape[:2]
     if not batch:
         return
@@ -52,11 +50,10 @@ def stamp(image, xy, outline, radius, colour, angle=None, opacity=1.):
     centre = ((xy + world.HALF) * scale - .5 + MARGIN).astype(np.float32)[:, None]
     pixel = np.floor(centre).astype(int) - half + np.arange(2 * half + 2)[:, None]         # [B, W, (x, y)]
     offset = ((pixel - centre) / radius).astype(np.float32)
-    u, v = offset[:, None, :, 0], offset[:, :, None, 1]
+    u, v = np.broadcast_arrays(offset[:, None, :, 0], offset[:, :, None, 1])
     if angle is not None:
         cos, sin = (f(angle).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
         u, v = u * cos + v * sin, v * cos - u * sin
-    u, v = np.broadcast_arrays(u, v)
     distance = np.empty(u.shape, np.float32)
     for index in np.unique(outline):
         rows = np.broadcast_to(outline == index, batch)
@@ -72,21 +69,19 @@ def picture_book(tables, rng, size=48):
     batch, pucks = tables.puck.shape[:2]
     ends = rng.uniform(.1, 1, (2, batch, 1)) + rng.uniform(-.15, .15, (2, batch, 3))
     ends[1] = np.where(rng.random((batch, 1)) < .5, ends[0], ends[1])      # half plain, half graded
+    ends = ends.transpose(0, 2, 1)[..., None, None].astype(np.float32)     # [2, 3, B, 1, 1]
     turn = rng.uniform(0, 2 * np.pi, (batch, 1, 1)).astype(np.float32)
     grid = np.linspace(-.7, .7, size + 2 * MARGIN, dtype=np.float32)
     mix = (.5 + .5 * (np.cos(turn) * grid + np.sin(turn) * grid[:, None])).clip(0, 1)
-    first, last = ends.astype(np.float32)[..., None, None]
-    image = np.empty((*mix.shape, 3), np.float32)
-    for c in range(3):                    # (one numpy product over the last axis, of length 3, is slow)
-        image[..., c] = first[:, c] + (last - first)[:, c] * mix
+    image = np.stack([a + (b - a) * mix for a, b in zip(*ends, strict=True)], -1)    # (a last axis of length 3 is slow)
     for p in range(pucks):
         stamp(image, tables.puck[:, p], tables.kind[:, p, 1], world.PUCK * rng.uniform(.85, 1.15, batch),
               RGB[tables.kind[:, p, 0]], rng.uniform(-.35, .35, batch))
     return _to_bytes(image)
 
 def robot_camera(tables, size=48, cloth=0.):
-    """uint8 [B, size, size, 3]: what the robot sees. The same table always gives the same picture. cloth: the contrast of
-    its chequered cloth, from 0 (plain grey) to .5 (black and white)."""
+    """uint8 [B, size, size, 3]: what the robot sees. The same table always gives the same picture. cloth: the contrast
+    of its chequered cloth, from 0 (plain grey) to .5 (black and white): how much the robot has left to learn."""
     image = np.repeat(_bare_table(size, cloth)[None], len(tables), 0)
     for p in range(tables.puck.shape[1]):
         stamp(image, tables.puck[:, p], tables.kind[:, p, 1], world.PUCK, RGB[tables.kind[:, p, 0]])
@@ -109,9 +104,8 @@ def _to_bytes(image):
 
 if __name__ == "__main__":
     from PIL import Image
-    rng = np.random.default_rng(0)
-    tables = world.sample(rng, 8)
-    rows = picture_book(tables, rng, 96), robot_camera(tables, 96), robot_camera(tables, 96, .35)
+    tables = world.sample(rng := np.random.default_rng(0), 8)
+    rows = picture_book(tables, rng, 96), robot_camera(tables, 96), robot_camera(tables, 96, .4)
     sheet = np.concatenate([np.concatenate(row, 1) for row in rows])
     program.write_whole([*sys.argv, "render.png"][1], lambda f: Image.fromarray(sheet).save(f, "PNG"))
     print(f"picture book, robot's camera, the same with its cloth: {rows[0].dtype} {rows[0].shape} each")

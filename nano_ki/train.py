@@ -226,10 +226,10 @@ def finish(job, size, began):
     model = load_model(out, c.device)
     result = evaluate.measure(model)
     settings = {name: getattr(c, name) for name in ("recipe", "preset", "device", "threads", "seed", "steps", "insulate")}
-    summary = {**settings, "ranks": size, "train_seconds": round(job.seconds, 1),
-               "total_seconds": round(time.perf_counter() - began, 1),
+    summary = {**settings, "ranks": size, "train_seconds": round(job.seconds, 1), "total_seconds": round(time.perf_counter() - began, 1),
                "data_wait_share": round(job.waited / job.seconds, 4), "peak_rss_mib": program.peak_memory_mib(),
-               "parameters": model.parameter_counts(), "tokens_per_chunk": round(job.data.tokens_per_chunk, 2),
+               "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()},
+               "tokens_per_chunk": round(job.data.tokens_per_chunk, 2),
                "vqa_before": job.vqa_before["book"], "vqa_before_robot": job.vqa_before["robot"], **result}
     if c.device == "cuda":
         summary["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2 ** 20)
@@ -261,7 +261,6 @@ def explain(job, size):
             f"passes over the data; {c.shards} shard(s) of each step on {size} process(es)",
             f"a chunk of {data.chunks[0].size} numbers is {data.tokens_per_chunk:.1f} FAST tokens (at most "
             f"{data.answers.shape[1] - 1}), gamma {c.gamma:g}, {data.fast.vocab} tokens in all",
-            f"parameters: {' + '.join(f'{n:,} ({name})' for name, n in job.model.parameter_counts().items())}",
             f"before training the VLM answers {job.vqa_before['book']} on book pages, {job.vqa_before['robot']} on robot pictures"):
         say(line)
 
@@ -269,13 +268,12 @@ def draw_curves(out):
     """curves.png from metrics.jsonl."""
     charts = {"loss": {}, "gradient norm (before clipping)": {}, "success (100 scenes)": {}}
     for line in checkpoint.read_metrics(out / "metrics.jsonl"):
-        rates = {name: r["rate"] for name, r in line.get("success", {}).items()}
-        losses = {name: line[name] for name in ("fast", "text", "flow") if line.get(name)}
-        for chart, values in zip(charts.values(), (losses, line.get("gradient", {}), rates), strict=True):
-            for name, value in values.items():
-                xs, ys = chart.setdefault(name, ([], []))
-                xs.append(line["step"])
-                ys.append(value)
+        parts = ({name: line.get(name) or None for name in ("fast", "text", "flow")}, line.get("gradient", {}),
+                 {name: r["rate"] for name, r in line.get("success", {}).items()})
+        for chart, (name, value) in ((chart, pair) for chart, part in zip(charts.values(), parts, strict=True) for pair in part.items()):
+            if value is not None:
+                chart.setdefault(name, ([], []))[0].append(line["step"])
+                chart[name][1].append(value)
     draw.curves(charts, out / "curves.png")
 
 if __name__ == "__main__":

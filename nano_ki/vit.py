@@ -60,8 +60,7 @@ def attend(q, k, v, mask=None):
     return F.scaled_dot_product_attention(q, k, v, mask, scale=10 / HEAD).transpose(1, 2).flatten(2)
 
 class SquaredRelu(torch.autograd.Function):
-    """relu(x)^2. Autograd's own chain of two takes three passes over the widest tensors of the model to go back;
-    this takes one (measured: a training step in 226 instead of 237 ms on two cores)."""
+    """relu(x)^2. Autograd's own chain takes three passes over the widest tensors to go back; this takes one."""
 
     @staticmethod
     def forward(ctx, x):
@@ -121,6 +120,5 @@ def sine_cosine(side, width):
     return torch.cat((wave[:, None].expand(-1, side, -1), wave[None].expand(side, -1, -1)), -1).flatten(0, 1)
 
 if __name__ == "__main__":
-    vit = ViT(width=64, depth=2, size=48)
-    image = torch.randint(0, 256, (8, 48, 48, 3), dtype=torch.uint8)
+    vit, image = ViT(width=64, depth=2, size=48), torch.randint(0, 256, (8, 48, 48, 3), dtype=torch.uint8)
     print(f"picture {tuple(image.shape)} -> tokens {tuple(vit(image).shape)}")

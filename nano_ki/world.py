@@ -1,10 +1,9 @@
 """The tabletop: pucks, a finger and a scripted expert, for thousands of tables at once.
 
-A table is the square [-1.2, 1.2]^2, with x to the right and y down, as in a picture. A raised finger passes
-over pucks, and a pressed one pushes them. An action is a waypoint (x, y, press): where the finger should be
-one step from now, and whether it is pressed (press > 0). Contact is quasi-static: pucks do not slide on.
-A task is data (the goal of `Tables`), a success test (`success`) and an expert (`stroke`). A new kind of task
-adds to these and to language.py. No model code knows of tasks.
+A table is the square [-1.2, 1.2]^2, with x to the right and y down, as in a picture. A raised finger passes over pucks,
+and a pressed one pushes them. An action is a waypoint (x, y, press): where the finger should be one step from now, and
+whether it is pressed (press > 0). Contact is quasi-static: pucks do not slide on. A task is data (`Tables.goal`), a
+test (`success`) and an expert (`stroke`). A new kind of task adds to these and to language.py alone.
 
 Try it: python -m nano_ki.world          Read next: render.py
 """
@@ -83,11 +82,11 @@ def in_hole(xy):
     return ((xy > HOLE[0]) & (xy < HOLE[1])).all(-1)
 
 def sample(rng, batch, kind_set=None, pucks=3, holes=None):
-    """Draw `batch` new scenes as Tables. No two pucks of a scene are of one kind. In 60 % of the scenes a
-    second puck is made to share the target's colour or shape (where kind_set has such), so that both words
-    matter. rng: numpy Generator; kind_set: int [n, 2], n >= pucks (default: all 48 kinds). holes: None (anything
-    may come), "left out" (no puck in HOLE, and no object with the goal that `never` gives it), "spatial" (the target
-    is in HOLE) or "goal" (it has that goal). ValueError for another word, and for more pucks than kinds or places."""
+    """Draw `batch` new scenes as Tables, each with pucks of different kinds. In 60 % of them a second puck shares the
+    target's colour or shape (where kind_set has such), so that both words matter. rng: numpy Generator; kind_set: int
+    [n, 2], n >= pucks (default: all 48 kinds). holes: None (anything may come), "left out" (no puck in HOLE, and no
+    object with the goal that `never` gives it), "spatial" (the target is in HOLE) or "goal" (it has that goal).
+    ValueError for another word, and for more pucks than kinds or places."""
     kind_set = KINDS["all"] if kind_set is None else np.asarray(kind_set)
     if holes not in (None, "left out", "spatial", "goal"):
         raise ValueError(f"holes is {holes!r}; it must be None, 'left out', 'spatial' or 'goal'")
@@ -99,12 +98,10 @@ def sample(rng, batch, kind_set=None, pucks=3, holes=None):
     first_two = (key + related).argsort(1)[:, -2:]      # a related kind comes second
     key[rows[:, None], first_two] += 1                  # the target keeps the largest key
     kind = kind_set[key.argsort(1)[:, ::-1][:, :pucks]]
-
     goal, unseen = rng.integers(4, size=batch), never(kind[:, 0])
     if holes:
         goal = unseen if holes == "goal" else (unseen + rng.integers(1, 4, size=batch)) % 4
     goal_xy = PLACES[goal]
-
     xy, todo = np.empty((batch, pucks, 2), np.float32), rows
     for _ in range(TRIES):      # pucks stand apart; the goal and the place behind the target are free
         xy[todo] = rng.uniform(-.8, .8, (len(todo), pucks, 2))
@@ -132,9 +129,8 @@ def _behind(puck, goal):
     return np.clip(puck - u * (TOUCH + .04), -FINGER_LIMIT, FINGER_LIMIT), u, dist
 
 def step(tables, action, rate=1):
-    """Advance all tables by one step, in place. ValueError for an action that is not finite [B, 3].
-    action: (x, y, press > 0). A finger that is lowered onto a puck stays raised. Raising is immediate.
-    rate: so many steps do the work of one at rate 1, and each goes at most REACH / rate far."""
+    """Advance all tables by one step, in place. action: finite [B, 3] (else ValueError), x, y, press > 0. A finger
+    lowered onto a puck stays up. rate: so many steps do the work of one at rate 1, each at most REACH / rate far."""
     action = np.asarray(action, np.float32)
     shape, finite = (len(tables), 3), np.isfinite(action).all()
     if action.shape != shape or not finite:
@@ -145,18 +141,16 @@ def step(tables, action, rate=1):
     substeps = max(1, SUBSTEPS // rate)
     motion *= np.minimum(1, REACH / rate / np.maximum(np.linalg.norm(motion, axis=0), 1e-3)) / substeps
     press = action[:, 2] > 0
-    down = tables.pressed & press                       # only these fingers can touch anything
+    down = tables.pressed & press                       # only these fingers touch anything (raising is immediate)
     finger[:, ~down] += substeps * motion[:, ~down]
     if down.any():
-        moved = _push(*puck[:, :, down], *finger[:, down], *motion[:, down], substeps)
-        puck[:, :, down], finger[:, down] = moved[:2], moved[2:]
+        puck[:, :, down], finger[:, down] = _push(puck[:, :, down], finger[:, down], motion[:, down], substeps)
     clear = (((puck - finger[:, None]) ** 2).sum(0) >= TOUCH ** 2).all(0)
     tables.pressed = press & (tables.pressed | clear)
     tables.puck, tables.finger = puck.transpose(2, 1, 0).copy(), finger.T.copy()
 
-def _push(px, py, fx, fy, mx, my, substeps):
-    """Contact where the finger is down: pucks p [P, b], fingers f [b], their motion m [b] in each substep."""
-    puck, finger, motion = np.stack((px, py)), np.stack((fx, fy)), np.stack((mx, my))
+def _push(puck, finger, motion, substeps):
+    """Contact where the finger is down: pucks [2, P, b], fingers [2, b], their motion [2, b] in each substep."""
     for _ in range(substeps):
         finger = finger + motion
         way, dist, deep = _overlap(finger[:, None], puck, TOUCH)    # deep: the displacement along the normal
@@ -165,7 +159,7 @@ def _push(px, py, fx, fy, mx, my, substeps):
         drag = np.clip((motion[:, None] * tangent).sum(0), -FRICTION * deep, FRICTION * deep)   # Coulomb
         puck = puck + deep * normal + drag * tangent
         for _ in range(PASSES):                                     # pucks part evenly, walls clamp
-            for a, b in combinations(range(len(px)), 2):
+            for a, b in combinations(range(puck.shape[1]), 2):
                 way, dist, deep = _overlap(puck[:, a], puck[:, b], 2 * PUCK)
                 part = way * (deep / (2 * dist))
                 puck[:, a] -= part
@@ -173,7 +167,7 @@ def _push(px, py, fx, fy, mx, my, substeps):
             np.clip(puck, -PUCK_LIMIT, PUCK_LIMIT, out=puck)
         way, dist, deep = _overlap(puck, finger[:, None], TOUCH)    # a puck at a wall stops the finger
         finger = np.clip(finger + (way * (deep / dist)).sum(1), -FINGER_LIMIT, FINGER_LIMIT)
-    return *puck, *finger
+    return puck, finger
 
 def _overlap(a, b, apart):
     """The way from a to b [2, ...], its length, and the depth by which a and b are closer than `apart`."""
@@ -186,10 +180,9 @@ def success(tables):
     return np.linalg.norm(tables.target_xy() - tables.goal_xy(), axis=-1) < NEAR
 
 def stroke(tables, rate=1):
-    """The expert: one smooth stroke from here. Returns waypoints (x, y, +-1), float32 [B, rate * STEPS, 3].
-    The raised finger goes to the point behind the target, as seen from the goal. It is lowered there, and
-    pushes until the target is at the goal. Each segment is minimum-jerk in time: its shape is the same
-    whatever its length, so that few numbers describe it."""
+    """The expert: one smooth stroke from here. Returns waypoints (x, y, +-1), float32 [B, rate * STEPS, 3]. The raised
+    finger goes to the point behind the target, as seen from the goal. There it is lowered, and pushes the target to the
+    goal. Each segment is minimum-jerk in time: of one shape whatever its length, so that few numbers describe it."""
     puck, goal, finger = tables.target_xy(), tables.goal_xy(), tables.finger
     behind, u, dist = _behind(puck, goal)
     away, pressed = finger - puck, tables.pressed[:, None]
@@ -214,7 +207,6 @@ def _min_jerk(t):
 
 if __name__ == "__main__":
     tables = sample(np.random.default_rng(0), 2000)
-    chunk = stroke(tables)
-    for action in chunk.swapaxes(0, 1):
+    for action in (chunk := stroke(tables)).swapaxes(0, 1):
         step(tables, action)
     print(f"puck {tables.puck.shape}, stroke {chunk.shape}; a stroke succeeds: {success(tables).mean():.3f}")

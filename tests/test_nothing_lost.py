@@ -17,9 +17,10 @@ import pytest
 import torch
 from conftest import ROOT, TINY, command
 
-from nano_ki import checkpoint, evaluate, fast, language, train
+from nano_ki import checkpoint, fast, language, train
 from nano_ki import config as configuration
 from tutorials.studies import fast as study
+from tutorials.studies import say
 
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
 
@@ -305,7 +306,7 @@ def bad_instruction(rng, _):
     text = " ".join(str(w) for w in rng.choice(np.array(words, object), rng.integers(0, 9)))
     ids = language.parse(text)
     assert (language.parse(language.prompt_text(ids)) == ids).all()
-    evaluate.command(text)
+    say.command(text)
     return "taken"
 
 

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nano_ki import checkpoint, draw, evaluate, fast, pretrain, probe, program, ranks, train, world
 from nano_ki import config as configuration
-from tutorials.studies import watched
+from tutorials.studies import say, watched
 
 SMALL = {**TINY, "depth": 1, "image": 16, "steps": 4, "scenes": 1, "euler_steps": 2}
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
@@ -440,11 +440,11 @@ def test_too_little_memory_is_one_line(flags, tmp_path):
 def test_no_search_is_endless(monkeypatch):
     with pytest.raises(ValueError, match="find no place"):
         world.sample(np.random.default_rng(0), 4, pucks=20)
-    assert len(evaluate.scene_for("push the cyan ring to the left")) == 1
+    assert len(say.scene_for("push the cyan ring to the left")) == 1
     known = world.sample(np.random.default_rng(0), 8, world.KINDS["seen"])
     monkeypatch.setattr(world, "sample", lambda *args, **options: known)
     with pytest.raises(ValueError, match="no scene found for 'push the cyan ring to the left'"):
-        evaluate.scene_for("push the cyan ring to the left")
+        say.scene_for("push the cyan ring to the left")
     loops = [(p.name, i) for p in (ROOT / "nano_ki").glob("*.py") for i, line in enumerate(p.read_text().splitlines(), 1)
              if re.match(r"\s*while (True|1)\b", line)]
     assert loops in ([], [("program.py", loops[0][1] if loops else 0)])          # (taking over a stale claim: two rounds at most)

@@ -14,7 +14,7 @@ from conftest import ROOT, TINY, command
 from nano_ki import checkpoint, draw, evaluate, language, probe, train, world
 from nano_ki import config as configuration
 from nano_ki.config import Config
-from tutorials.studies import bench
+from tutorials.studies import bench, say
 
 
 def weights(folder):
@@ -221,23 +221,23 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(tmp_path):
 @pytest.mark.slow
 def test_an_instruction_gets_its_gif(run):
     out, _ = run
-    done = cli(str(out), "--instruction", "push the cyan ring to the left", module="evaluate")
+    done = command("tutorials.studies.say", str(out), "push the cyan ring to the left")
     assert done.returncode == 0, done.stderr
     assert (out / "push-the-cyan-ring-to-the-left.gif").stat().st_size > 1000
     for text, says in (("push the cyan rong to the left", "nearest known: ring"), ("where is the cyan ring", "no command"),
                        ("push the cyan ring to the dot", "unknown word 'dot'"), ("push the cyan ring", "does not say left")):
-        done = cli(str(out), "--instruction", text, module="evaluate")
+        done = command("tutorials.studies.say", str(out), text)
         assert done.returncode != 0 and says in done.stderr and "Traceback" not in done.stderr
 
 
 def test_an_object_that_is_not_on_the_table_is_named():
-    tables = evaluate.scene_for("push the pink cross to the top")
+    tables = say.scene_for("push the pink cross to the top")
     assert language.instruction(tables) == ["push the pink cross to the top"]
-    evaluate.aim(tables, "push the pink cross to the left")
+    say.aim(tables, "push the pink cross to the left")
     assert language.instruction(tables) == ["push the pink cross to the left"]
     absent = next(s for s in world.SHAPES if s not in {world.SHAPES[k] for k in tables.kind[0, :, 1]})
     with pytest.raises(ValueError, match="no pink .* on this table; there are"):
-        evaluate.aim(tables, f"push the pink {absent} to the left")
+        say.aim(tables, f"push the pink {absent} to the left")
 
 
 def test_metrics_readers_tolerate_a_torn_last_line(tmp_path):
@@ -255,8 +255,8 @@ def test_every_field_is_a_flag_with_a_help_text():
 
 
 @pytest.mark.parametrize("given, updates", [
-    (dict(), 4), (dict(flow_draws=2), 2), (dict(flow_draws=3), 1), (dict(flow_draws=6), 2), (dict(expert_updates=1), 1),
-    (dict(flow_draws=6, expert_updates=3), 3), (dict(recipe="joint"), 1), (dict(recipe="pi0"), 1), (dict(recipe="frozen"), 4),
+    (dict(), 2), (dict(flow_draws=2), 2), (dict(flow_draws=3), 1), (dict(flow_draws=6), 2), (dict(expert_updates=1), 1),
+    (dict(flow_draws=6, expert_updates=3), 3), (dict(recipe="joint"), 1), (dict(recipe="pi0"), 1), (dict(recipe="frozen"), 2),
     (dict(recipe="joint", expert_updates=1), 1), (dict(recipe="frozen", expert_updates=2), 2)])
 def test_updates_of_the_expert_share_a_memory_that_stays(given, updates):
     assert configuration.make(device="cpu", preset="laptop", **given).updates == updates

@@ -55,7 +55,7 @@ def test_friction_is_at_most_mu_times_the_normal_displacement():
     angle, deep = rng.uniform(0, 2 * np.pi, 500), rng.uniform(0, .1, 500)
     f = (world.TOUCH - deep) * np.array((np.cos(angle), np.sin(angle)))      # the finger inside the rim
     m = rng.uniform(-.3, .3, (2, 500))
-    px, py, *_ = world._push(p, p.copy(), *(f - m), *m, 1)
+    (px, py), _ = world._push(np.stack((p, p)), f - m, m, 1)
     n = -f / np.linalg.norm(f, axis=0)
     normal, tangent = px[0] * n[0] + py[0] * n[1], np.abs(py[0] * n[0] - px[0] * n[1])
     np.testing.assert_allclose(normal, deep, atol=1e-6)

@@ -14,14 +14,23 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from nano_ki import checkpoint, draw, episodes, evaluate, program, world
 from nano_ki import config as configuration
+from nano_ki import draw, episodes, program, world
 from nano_ki.config import Config
 from nano_ki.evaluate import wilson
 from nano_ki.fast import FAST
 from nano_ki.language import SLOTS
 from nano_ki.model import VLA
-from tutorials.studies.compare import ARMS, RESULTS, difference, lines_of, pooled, rate_of, scenes, seconds_a_step
+from tutorials.studies.compare import (
+    ARMS,
+    RESULTS,
+    difference,
+    lines_of,
+    pooled,
+    rate_of,
+    scenes,
+    seconds_a_step,
+)
 
 PAGE, README = RESULTS / "README.md", program.ROOT / "README.md"
 FIRST_SETS = ("seen", "recombined", "new_colour", "new_both")     # test sets of the first world

@@ -4,8 +4,8 @@ In every arm all sets rise together, since they wait for the expert. Here it alo
 finished VLM leaves, and its success is asked as seconds go by. The VLM's pass is part of these seconds: several
 updates of the expert can share it, because with the stop-gradient none of them changes it.
 
-    python -m tutorials.studies.expert RUN --seconds 100                       # each setting of SETTINGS, into tutorials/results/expert.jsonl
-    python -m tutorials.studies.expert RUN --only "4 draws" --flow-draws 16    # one of them, and a flag of nano_ki.train changed
+    python -m tutorials.studies.expert RUN --seconds 60                        # each setting of SETTINGS, into tutorials/results/expert.jsonl
+    python -m tutorials.studies.expert RUN --only "4 draws, 1 update" --flow-draws 9 # one of them, and a flag of nano_ki.train changed
 
 Read next: bench.py
 """
@@ -20,19 +20,19 @@ from nano_ki.model import VLA
 from nano_ki.optim import clip, optimisers, set_rate
 from tutorials.studies.compare import RESULTS
 
+TWO = ["--flow-draws", "4", "--expert-updates", "2"]
 SETTINGS = {        # name: (flags, waypoints in one action token)
+    "4 draws, 2 updates (the default)": (TWO, 2),
     "4 draws, 1 update": (["--flow-draws", "4", "--expert-updates", "1"], 2),
-    "one waypoint a token": (["--flow-draws", "4", "--expert-updates", "1"], 1),
-    "four waypoints a token": (["--flow-draws", "4", "--expert-updates", "1"], 4),
-    "warm-up of 100": (["--flow-draws", "4", "--expert-updates", "1", "--warmup", "100"], 2),
-    "4 draws, 2 updates": (["--flow-draws", "4", "--expert-updates", "2"], 2),
     "4 draws, 4 updates": (["--flow-draws", "4", "--expert-updates", "4"], 2),
-    "8 draws, 2 updates": (["--flow-draws", "8", "--expert-updates", "2"], 2),
-    "16 draws, 1 update": (["--flow-draws", "16", "--expert-updates", "1"], 2),
-    "width 64": (["--flow-draws", "8", "--expert-updates", "2", "--expert-width", "64"], 2),
-    "width 192": (["--flow-draws", "8", "--expert-updates", "2", "--expert-width", "192"], 2),
-    "rate .015": (["--flow-draws", "8", "--expert-updates", "2", "--expert-rate", ".015"], 2),
-    "rate .06": (["--flow-draws", "8", "--expert-updates", "2", "--expert-rate", ".06"], 2),
+    "16 draws, 2 updates": (["--flow-draws", "16", "--expert-updates", "2"], 2),
+    "one waypoint a token": (TWO, 1),
+    "four waypoints a token": (TWO, 4),
+    "warm-up of 100 steps": ([*TWO, "--warmup", "100"], 2),
+    "width 64": ([*TWO, "--expert-width", "64"], 2),
+    "width 192": ([*TWO, "--expert-width", "192"], 2),
+    "rate .015": ([*TWO, "--expert-rate", ".015"], 2),
+    "rate .06": ([*TWO, "--expert-rate", ".06"], 2),
 }
 CHECKS = 4          # evaluations on the way, evenly spaced in seconds
 
@@ -61,7 +61,7 @@ def learn(model, data, seconds, scenes):
 def main():
     parser = program.parser(__doc__)
     parser.add_argument("run", help="folder of a finished run: its VLM is used as it is")
-    parser.add_argument("--seconds", type=float, default=100, help="of training, one thread")
+    parser.add_argument("--seconds", type=float, default=60, help="of training, one thread")
     parser.add_argument("--only", choices=list(SETTINGS), help="one setting in place of all")
     parser.add_argument("--results", default=str(RESULTS / "expert.jsonl"), help="jsonl to append to")
     args, flags = parser.parse_known_args()
