@@ -161,7 +161,7 @@ def film(model, tables, path, frame=192):
     def watch(now, ids, chunk, i):
         last.puck[ids], last.finger[ids], last.pressed[ids] = now.puck, now.finger, now.pressed
         done, coming = [k not in ids for k in range(len(tables))], dict(zip(ids, chunk[:, i:, :2], strict=True))
-        frames.append(draw.panels(render.robot_camera(last, frame), texts, done, coming))
+        frames.append(draw.panels(render.robot_camera(last, frame, model.config.cloth), texts, done, coming))
     end = rollout(policy_of(model), tables, model.config.execute, watch, model.config.rate)
     draw.save_gif(frames + [frames[-1]] * 5, path)
     return world.success(end)

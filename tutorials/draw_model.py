@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from nano_ki import draw, language, program, render
+from nano_ki.config import Config
 from nano_ki.evaluate import test_scenes
 
 OUT = Path(__file__).parent / "results" / "model.png"
@@ -53,7 +54,7 @@ def arrow(pen, x0, y0, x, y, colour=INK):
 def inputs(pen, sheet):
     """A scene as the robot's camera sees it, its command, and both as one row of tokens, the prefix."""
     scene = test_scenes("recombined", SCENE + 1).take([SCENE])
-    picture = Image.fromarray(render.robot_camera(scene, 96)[0])
+    picture = Image.fromarray(render.robot_camera(scene, 96, Config.cloth)[0])
     picture = picture.resize((ZOOM * 144, ZOOM * 144), Image.Resampling.NEAREST)
     sheet.paste(picture, grow((24, 262))[0])
     command = language.instruction(scene)[0].replace(" to ", "\nto ")
