@@ -189,8 +189,7 @@ def main():
     parser.add_argument("--scenes", type=int, help="scenes in each test set (1 to 1000000; default: the run's)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
-    if args.scenes is not None:
-        in_bounds({"scenes": args.scenes}, ["scenes"])
+    in_bounds({"scenes": 1 if args.scenes is None else args.scenes}, ["scenes"])
     torch.set_num_threads(1)               # (as fast on idle cores for one robot, and much faster on busy ones)
     model = checkpoint.load_model(args.run)
     model.config = replace(model.config, scenes=args.scenes or model.config.scenes)

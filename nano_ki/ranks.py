@@ -4,6 +4,7 @@
 is cut into `shards`, dealt out to the ranks. DDP adds the gradients up. With FSDP2 (--fsdp) each rank keeps 1/N of each
 matrix and its optimiser, and gathers the rest layer by layer. Without torchrun there is one rank.
 """
+import gc
 import os
 import timeit
 from contextlib import contextmanager, nullcontext
@@ -31,8 +32,9 @@ def started(device):
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield who()
-        together(device)         # (a rank that leaves early can abort in the middle of another's message)
+        together(device)                     # (a rank that leaves early can abort in the middle of another's message)
     finally:
+        gc.collect()                         # (DDP holds itself in circles, and must be gone by now)
         dist.destroy_process_group()
 
 def who():

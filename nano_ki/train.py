@@ -90,7 +90,8 @@ def train(config, stop=lambda step: False, policy=VLA, watch=lambda model, data:
                 config = going_on(config, saved["config"], tell)
             with ranks.started(config.device) as (rank, size):
                 job = prepare(config, ranks.agree(out), saved, policy, rank, size, tell)
-                if loop(job, stop, watch, rank):
+                finished, job.spread = loop(job, stop, watch, rank), None        # (DDP must be gone before its processes part)
+                if finished:
                     return finish(job, size, began) if rank == 0 else None
                 tell(f"stopped after step {job.step}; go on with: python -m nano_ki.train --resume --out {out}")
         except KeyboardInterrupt:
@@ -106,10 +107,9 @@ def going_on(config, saved, tell):
     """The settings of a run that goes on: its own (`saved`), but for what this machine decides."""
     given = {name: value for name in configuration.ELSEWHERE if (value := getattr(config, name)) != getattr(Config, name)}
     saved = replace(saved, out=config.out, compile=saved.compile and can_compile(), **given)
-    best, *others = configuration.devices()
-    if saved.device in (best, *others):
+    if saved.device in configuration.devices():
         return saved
-    tell(f"this run was on {saved.device}, which is not here: it goes on on {best}")
+    tell(f"this run was on {saved.device}, which is not here: it goes on on {(best := configuration.devices()[0])}")
     return replace(saved, device=best)
 
 def prepare(config, out, saved, policy, rank, size, tell):
@@ -223,8 +223,7 @@ def finish(job, size, began):
     """Evaluate what was saved, write what came out, draw; returns the summary."""
     c, out = job.config, job.out
     say("evaluating ...")
-    model = load_model(out, c.device)
-    result = evaluate.measure(model)
+    result = evaluate.measure(model := load_model(out, c.device))
     settings = {name: getattr(c, name) for name in ("recipe", "preset", "device", "threads", "seed", "steps", "insulate")}
     summary = {**settings, "ranks": size, "train_seconds": round(job.seconds, 1), "total_seconds": round(time.perf_counter() - began, 1),
                "data_wait_share": round(job.waited / job.seconds, 4), "peak_rss_mib": program.peak_memory_mib(),

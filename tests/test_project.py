@@ -72,7 +72,7 @@ def readme_commands():
 def test_readmes_commands_run(tmp_path):
     """Each command, made small by flags behind it (the last one wins)."""
     small = {"nano_ki.train": "--steps 2 --episodes 60 --batch 8 --scenes 2 --check-every 0 --out {tmp}/run{i}",
-             "nano_ki.pretrain": "--steps 2 --batch 4 --out {tmp}/vlm{i}.pt", "nano_ki.evaluate": "", "nano_ki.probe": "--json",
+             "nano_ki.pretrain": "--steps 2 --batch 4 --out {tmp}/vlm{i}.pt", "nano_ki.probe": "--json", "tutorials.studies.say": "",
              "tutorials.studies.compare": "--arms frozen --steps 2 --episodes 60 --batch 8 --scenes 2 --results {tmp}/c{i}.jsonl --folder {tmp}/c{i}",
              "tutorials.studies.report": "", "tutorials.studies.bench": "--episodes 60 --batch 8 --vlm-samples 4"}
     ran = set()
