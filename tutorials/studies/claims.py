@@ -43,7 +43,7 @@ DRAWN = ("ki", "joint", "pi0", "frozen")       # arms in the plots; the tables h
 # What each file of lines is, and the command that makes it.
 FILES = {
     "arms": "python -m tutorials.studies.compare --arms ki joint pi0 frozen reference blind",
-    "rates": "python -m tutorials.studies.compare --search --arms ki joint pi0 frozen",
+    "rates": "python -m tutorials.studies.compare --search --arms ki pi0 joint frozen --steps 400 --scenes 100",
     "expert": "python -m tutorials.studies.expert RUN, of a run of ki",
     "first_world/arms": "python -m tutorials.studies.compare",
     "first_world/speed": "python -m tutorials.studies.claims --speed",
