@@ -23,7 +23,7 @@ from nano_ki.model import Batch
 def demonstrate(rng, episodes, kind_set, holes=True, wobble=.06, pucks=3, rate=1):
     """Run the expert. Returns Tables (one for each planning moment) and their clean strokes [n, H, 3].
     rng: numpy Generator; kind_set: int [k, 2], the objects that occur; holes: whether places and goals are left out
-    (world.sample); wobble: standard deviation of the offset, which is constant in each stroke; rate: control rate (world.step). ValueError if all fail."""
+    (world.sample); wobble: standard deviation of each stroke's constant offset; rate: see world.step. ValueError if all fail."""
     tables = world.sample(rng, episodes, kind_set, pucks, "left out" if holes else None)
     plan = np.zeros((episodes, rate * world.STEPS, 3), np.float32)
     at, until = np.zeros((2, episodes), int)        # steps of the plan: executed so far, and to execute
@@ -102,7 +102,7 @@ class Data:
 def two_pages(before, rng, size):
     """Book pages before and after a push, and a question: pictures uint8 [B, 2, S, S, 3], words [B, 2, 7], answers [B, 2]."""
     after, words, answer = language.two_pages(before, rng)
-    return np.stack([render.picture_book(tables, rng, size) for tables in (before, after)], 1), words.swapaxes(0, 1).copy(), answer
+    return np.stack([render.picture_book(tables, rng, size) for tables in (before, after)], 1), words, answer
 
 def drawn_ahead(batches, places, workers=0, pin=False):
     """Iterate over batches[p] for p in places, drawn ahead by `workers` processes (0: drawn when asked for).

@@ -117,8 +117,8 @@ def vqa(vlm, pictures, n=400, size=48, seed=TEST_SEED, pucks=3, free=True, cloth
     image = picture(tables)
     for kind, words in (("where", language.NUMBERS), ("colour", world.COLOURS), ("shape", world.SHAPES), ("went", world.GOALS)):
         if kind == "went":
-            after, (first, second), answer = language.two_pages(tables, rng)
-            segments = image, first, picture(after), second
+            after, words_of, answer = language.two_pages(tables, rng)
+            segments = image, words_of[:, 0], picture(after), words_of[:, 1]
         else:
             *segments, answer = image, *language.lesson(tables, rng, kind)
         count, slack = (2, 1) if kind == "where" else (1, 0)

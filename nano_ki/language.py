@@ -130,7 +130,7 @@ def lesson(tables, rng, *kinds):
 
 def two_pages(before, rng):
     """A command with a word missing, between two pictures: before, "push the red star to the _", after. `before`: Tables [B].
-    Returns the Tables after it, the words that follow each picture, [2, B, 7], and the missing word: answers [B, 2]. Where the
+    Returns the Tables after it, the words that follow each picture, [B, 2, 7], and the missing word: answers [B, 2]. Where the
     puck stands in the end does not say where it came from, so that both pictures are needed."""
     rows, about = np.arange(len(before)), rng.integers(before.puck.shape[1], size=len(before))
     ends = before.puck[rows, about][:, None] + world.PLACES * rng.uniform(.45, .9, (len(rows), 1, 1))      # [B, 4, 2]
@@ -141,7 +141,7 @@ def two_pages(before, rng):
     after.puck[rows, about] = ends[rows, goal].clip(-.95, .95)
     words = np.full((len(rows), 2, SLOTS), BLANK)
     words[:, :, VERB], words[:, :, SHAPE:] = (ID["push"], ID["went"]), (before.kind[rows, about] + (COLOUR0, SHAPE0))[:, None, ::-1]
-    return after, words.swapaxes(0, 1), np.column_stack((GOAL0 + goal, np.full(len(rows), END)))
+    return after, words, np.column_stack((GOAL0 + goal, np.full(len(rows), END)))
 
 if __name__ == "__main__":
     prompts, answers = lesson(world.sample(rng := np.random.default_rng(0), 8), rng)

@@ -31,8 +31,8 @@ def scenes(n=300, **kw):
 def test_prompts_go_both_ways():
     tables = scenes()
     prompts, _ = language.lesson(tables, np.random.default_rng(1))
-    _, (_, went), _ = language.two_pages(tables, np.random.default_rng(1))
-    for prompt in (*prompts, *language.command(tables), *went):
+    _, words, _ = language.two_pages(tables, np.random.default_rng(1))
+    for prompt in (*prompts, *language.command(tables), *words[:, 1]):
         np.testing.assert_array_equal(language.parse(language.prompt_text(prompt)), prompt)
     assert language.prompt_text(language.parse("push the red star to the left")) == "push the red star to the left"
 
@@ -85,11 +85,11 @@ def test_lessons_come_in_their_shares():
 def test_a_question_about_two_pages_needs_both():
     """One puck has moved, to the side that is the answer; where it stands on one of the pages does not tell the side."""
     before = world.sample(np.random.default_rng(0), 4000)
-    after, (first, second), answer = language.two_pages(before, np.random.default_rng(2))
+    after, both, answer = language.two_pages(before, np.random.default_rng(2))
     moved, rows = (after.puck != before.puck).any(-1), np.arange(4000)
     assert (moved.sum(1) == 1).all() and (answer[:, 1] == END).all()
     who, way = moved.argmax(1), (after.puck - before.puck).sum(1)
-    for words, verb in ((first, "push"), (second, "went")):
+    for words, verb in ((both[:, 0], "push"), (both[:, 1], "went")):
         assert (words[:, VERB] == ID[verb]).all() and (words[:, [GOAL, X, Y, HEIGHT]] == language.BLANK).all()
         np.testing.assert_array_equal(words[:, [COLOUR, SHAPE]] - (language.COLOUR0, language.SHAPE0), before.kind[rows, who])
     side = answer[:, 0] - language.GOAL0

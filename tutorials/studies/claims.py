@@ -8,7 +8,6 @@ A test fails when the pages and the lines that they come from differ. Where noth
 """
 import json
 import tempfile
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +20,7 @@ from nano_ki.evaluate import wilson
 from nano_ki.fast import FAST
 from nano_ki.language import SLOTS
 from nano_ki.model import VLA
+from tutorials.studies import bench
 from tutorials.studies.compare import (
     ARMS,
     RESULTS,
@@ -229,14 +229,9 @@ def write_lines(name, lines):
     program.write_whole(RESULTS / f"{name}.jsonl", lambda f: f.write(text.encode()))
 
 
-def median_ms(act, *inputs, repeats=20):
-    """Milliseconds that act(*inputs) takes: the median of `repeats`, after three that do not count."""
-    times = []
-    for _ in range(repeats + 3):
-        start = time.perf_counter()
-        act(*inputs)
-        times.append(1000 * (time.perf_counter() - start))
-    return round(float(np.median(times[3:])), 2)
+def ms(act, *inputs):
+    """Milliseconds that act(*inputs) takes, the median of 20."""
+    return round(1000 * bench.seconds(lambda: act(*inputs), 20), 2)
 
 
 def measure_latency():
@@ -252,9 +247,9 @@ def measure_latency():
         with torch.no_grad():
             for name, count in ways.items():
                 out.append({"horizon": length, "by": name, "tokens": count,
-                            "ms": median_ms(model.vlm.generate, (image, prompt), count, model.allowed)})
+                            "ms": ms(model.vlm.generate, (image, prompt), count, model.allowed)})
         if flow:
-            out.extend({"horizon": length, "by": f"flow, {n} steps", "ms": median_ms(model.act, image, prompt, None, n)} for n in (5, 10))
+            out.extend({"horizon": length, "by": f"flow, {n} steps", "ms": ms(model.act, image, prompt, None, n)} for n in (5, 10))
     _, strokes = episodes.demonstrate(np.random.default_rng(1), 2000, world.KINDS["seen"])
     for horizon in HORIZONS:
         at = np.linspace(0, world.STEPS - 1, horizon)
