@@ -451,27 +451,23 @@ def suites(lines):
     return "\n\n".join(out)
 
 
-def searched_today(lines):
-    arms, sets = by_arm(lines), world.TEST_SETS
-    return table(["arm", "VLM rate", "steps", *names(sets), "mean", "answers, book"],
-                 [[arm, rate_of(m), m["steps"], *(f"{m['success'][s]['rate']:.2f}" for s in sets),
-                   f"{np.mean([m['success'][s]['rate'] for s in sets]):.3f}", answers([m], "vqa_after")]
-                  for arm, mine in arms.items() for m in sorted(mine, key=rate_of)])
-
-
 def expert_alone(lines):
     return table(["setting", "ms a step", "success on seen after (seconds: steps)"],
                  [[m["setting"], m["ms_a_step"], ", ".join(f"**{rate:.2f}** ({seconds}: {steps})" for seconds, steps, rate in m["curve"])] for m in lines])
 
 
-def searched(lines):
-    arms, rows = by_arm(lines), []
-    for arm, mine in arms.items():
+def searched(lines, sets=FIRST_SETS, cell=text):
+    """Each arm at each rate. cell: an outcome -> what stands in the table."""
+    rows = []
+    for arm, mine in by_arm(lines).items():
         for m in sorted(mine, key=rate_of):
-            rows.append([arm, rate_of(m), m["steps"], *(text(m["success"][s]) for s in FIRST_SETS),
-                         f"{np.mean([m['success'][s]['rate'] for s in FIRST_SETS]):.3f}",
-                         answers([m], "vqa_after")])
-    return table(["arm", "VLM rate", "steps", *names(), "mean of the four", "answers, book"], rows)
+            rows.append([arm, rate_of(m), m["steps"], *(cell(m["success"][s]) for s in sets),
+                         f"{np.mean([m['success'][s]['rate'] for s in sets]):.3f}", answers([m], "vqa_after")])
+    return table(["arm", "VLM rate", "steps", *names(sets), f"mean of {len(sets)}", "answers, book"], rows)
+
+
+def searched_today(lines):
+    return searched(lines, world.TEST_SETS, lambda r: f"{r['rate']:.2f}")
 
 
 def earlier(lines):
