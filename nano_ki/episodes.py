@@ -68,7 +68,8 @@ class Data:
         self.chunks = self.fast.normalise(strokes).astype(np.float32)
         tokens = self.fast.encode(strokes)
         self.tokens_per_chunk = float(np.mean([len(t) for t in tokens]))
-        rows = [torch.from_numpy(np.append(ids + FIRST_FAST, END)) for ids in tokens]
+        land = language.landing(self.tables.target_xy(), self.tables.goal_xy())
+        rows = [torch.from_numpy(np.concatenate((xy, ids + FIRST_FAST, [END]))) for xy, ids in zip(land, tokens, strict=True)]
         self.answers = pad_sequence(rows, batch_first=True, padding_value=PAD).numpy()
 
     def __getitem__(self, place):

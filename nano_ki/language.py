@@ -33,6 +33,7 @@ SLOT_OF = {word: slot for slot, words in ((VERB, VERBS), (COLOUR, world.COLOURS)
                                           (GOAL, world.GOALS), (HEIGHT, HEIGHTS)) for word in words}
 MOST_PUCKS = 4                         # on one picture
 ANSWER = 4 * MOST_PUCKS + 1            # longest text answer: four words for each puck, <end>
+LANDING = 2                            # words of a place, with which the robot's answer begins
 
 SENTENCES = {"push": "push the {COLOUR} {SHAPE} to the {GOAL}", "where": "where is the {COLOUR} {SHAPE}?",
              "find": "find the {COLOUR} {SHAPE}", "colour": "what colour is at {X} {Y}?",
@@ -40,7 +41,7 @@ SENTENCES = {"push": "push the {COLOUR} {SHAPE} to the {GOAL}", "where": "where 
              "went": "the {COLOUR} {SHAPE} went to which side?"}
 SAID = {verb: re.findall(r"\{(\w+)\}", s) for verb, s in SENTENCES.items()}   # slots that a verb needs
 FILLERS = {"the", "to", "is", "at", "what", "picture", "finger", "a", "please", "which", "side"}
-LESSONS = {"describe": .30, "where": .15, "find": .15, "colour": .10, "shape": .15, "push": .15}   # shares of them all
+LESSONS = {"describe": .25, "where": .15, "find": .15, "colour": .10, "shape": .15, "push": .20}   # shares of them all
 QUESTIONS = tuple(LESSONS)[:5]         # "push" is a question to the VLM, and a command to the robot
 
 def to_bin(xy):
@@ -95,11 +96,15 @@ def instruction(tables):
     prompts[:, X:HEIGHT + 1] = BLANK
     return [prompt_text(p) for p in prompts]
 
+def landing(puck, goal):
+    """Where a finger lands to push a puck to a goal (both [B, 2], table units), in words: ids [B, 2] of x and y."""
+    return NUMBER0 + to_bin(world.landing_point(puck, goal)[0])
+
 def lesson(tables, rng, *kinds):
     """Questions about pictures of `tables`: prompts [B, 7] and answers [B, ANSWER] (PAD after <end>). kinds: names in
     LESSONS, to mix (default: all; else ValueError). "where" is answered x y, and "find" y x, so that x and y must both
     be known in the prompt, which is all that the expert reads. In 70 % of these two, the slots that only commands use
-    hold words that do not matter. A command ("push") is answered by the places from where and to where, x y x y."""
+    hold words that do not matter. A command ("push") is answered by the place where a finger lands to push the puck there: see `landing`."""
     if not set(kinds) <= set(LESSONS):
         raise ValueError(f"kinds are {', '.join(map(str, kinds))}; choose from {', '.join(LESSONS)}")
     batch, pucks = tables.puck.shape[:2]
@@ -119,13 +124,13 @@ def lesson(tables, rng, *kinds):
     prompts[np.ix_(filled, (X, Y, HEIGHT, GOAL))] = idle[filled]
     prompts[named, SHAPE:] = thing[named, ::-1]
     prompts[placed, X:Y + 1] = place[placed]
-    to = NUMBER0 + to_bin(world.PLACES[idle[:, 3] - GOAL0])
-    answers[where, :2], answers[find, :2], answers[push, :4] = place[where], place[find, ::-1], np.hstack((place, to))[push]
+    land = landing(tables.puck[rows, about], world.PLACES[idle[:, 3] - GOAL0])
+    answers[where, :2], answers[find, :2], answers[push, :2] = place[where], place[find, ::-1], land[push]
     answers[colour, 0], answers[shape, 0] = thing[colour, 0], thing[shape, 1]
     order = tables.puck[:, :, :1].argsort(1)            # captions go from left to right
     caption = np.take_along_axis(np.concatenate((things, places), -1), order, 1).reshape(batch, 4 * pucks)
     answers[describe, :4 * pucks] = caption[describe]
-    answers[rows, np.select([push, named, placed], [4, 2, 1], 4 * pucks)] = END
+    answers[rows, np.select([named, placed], [2, 1], 4 * pucks)] = END
     return prompts, answers
 
 def two_pages(before, rng):

@@ -23,7 +23,7 @@ from torch import nn
 from nano_ki import flow
 from nano_ki.decoder import VLM, alternate
 from nano_ki.expert import Expert
-from nano_ki.language import END, FIRST_FAST, PAD, SLOTS
+from nano_ki.language import END, FIRST_FAST, LANDING, NUMBER0, PAD, SLOTS
 from nano_ki.ranks import threads_kept
 
 # Robot samples come first (there are as many as chunks), then VLM samples (pictures and questions).
@@ -37,7 +37,7 @@ class VLA(nn.Module):
     def __init__(self, config, fast):
         super().__init__()
         c = self.config = config
-        longest = fast.horizon * fast.dims + 1          # of an answer: one token a coefficient, and <end>
+        longest = fast.horizon * fast.dims + LANDING + 1          # of an answer: one token a coefficient, and <end>
         self.vlm = VLM(c.vlm_width, c.vit_depth, c.depth, c.image, FIRST_FAST + fast.vocab, SLOTS, longest)
         self.expert = Expert(c.expert_width, c.vlm_width, c.depth, fast.horizon, fast.dims)
         self.fast, self.insulate = fast, c.insulate
@@ -119,23 +119,25 @@ class VLA(nn.Module):
 
     @torch.no_grad()
     def act_tokens(self, image, prompt):
-        """Autoregressive: FAST tokens one by one, of those that can still decode -> chunks [B, H, A]."""
+        """Autoregressive: where to land in words, then FAST tokens, of those that can still decode -> chunks [B, H, A]."""
         size = self.fast.horizon * self.fast.dims
         with threads_kept(1 if len(image) == 1 else None):
-            tokens = self.vlm.generate((image, prompt), size + 1, self.allowed, END).cpu().numpy()
+            tokens = self.vlm.generate((image, prompt), LANDING + size + 1, self.allowed, END).cpu().numpy()
         ids = [row[row >= FIRST_FAST] - FIRST_FAST for row in tokens]
         chunks = self.fast.normalise(self.fast.decode(ids)).astype("float32")
         return torch.from_numpy(chunks).to(image.device)
 
     def allowed(self, tokens):
-        """Which ids may follow: ids [B, j] -> bool [B, V]. FAST tokens that do not overrun the chunk, and <end> when it is
-        full: the rule of FAST.allowed, over the VLM's vocabulary and on its device."""
-        longest = self.fast.horizon * self.fast.dims
+        """Which ids may follow: ids [B, j] -> bool [B, V]. First the words of a place. Then FAST tokens that do not overrun
+        the chunk, and <end> when it is full: the rule of FAST.allowed, over the VLM's vocabulary and on its device."""
+        longest, ids = self.fast.horizon * self.fast.dims, torch.arange(FIRST_FAST + self.fast.vocab, device=tokens.device)
+        if tokens.shape[1] < LANDING:
+            return ((ids >= NUMBER0) & (ids < FIRST_FAST)).expand(len(tokens), -1)
         # Coefficients that each id stands for. Words stand for none: they count as too long, and so never fit.
-        size = torch.full((FIRST_FAST + self.fast.vocab,), longest + 1, device=tokens.device)
+        size = torch.full_like(ids, longest + 1)
         size[FIRST_FAST:] = torch.from_numpy(self.fast.lengths)
         size[END] = 0
-        left = longest - size[tokens].sum(1, keepdim=True)
+        left = longest - size[tokens[:, LANDING:]].sum(1, keepdim=True)
         mask = size <= left
         mask[:, END] = left[:, 0] == 0
         return mask

@@ -107,7 +107,7 @@ def sample(rng, batch, kind_set=None, pucks=3, holes=None):
         xy[todo] = rng.uniform(-.8, .8, (len(todo), pucks, 2))
         if holes == "spatial":
             xy[todo, 0] = rng.uniform(*HOLE, (len(todo), 2))
-        landing = _behind(xy[todo, 0], goal_xy[todo])[0]
+        landing = landing_point(xy[todo, 0], goal_xy[todo])[0]
         gap = (np.linalg.norm(xy[todo, :, None] - xy[todo, None], axis=-1) + 9 * np.eye(pucks)).min((1, 2))
         to_goal = np.linalg.norm(xy[todo] - goal_xy[todo, None], axis=-1).min(1)
         to_landing = np.linalg.norm(xy[todo] - landing[:, None], axis=-1).min(1)
@@ -122,7 +122,7 @@ def sample(rng, batch, kind_set=None, pucks=3, holes=None):
     finger = rng.uniform(-1.1, 1.1, (batch, 2)).astype(np.float32)
     return Tables(xy, kind, finger, np.zeros(batch, bool), order.argmin(1), goal)
 
-def _behind(puck, goal):
+def landing_point(puck, goal):
     """Where the finger lands to push puck [B, 2] to goal [B, 2]; the unit vector and distance to the goal."""
     dist = np.linalg.norm(goal - puck, axis=-1, keepdims=True)
     u = (goal - puck) / np.maximum(dist, 1e-3)
@@ -184,7 +184,7 @@ def stroke(tables, rate=1):
     finger goes to the point behind the target, as seen from the goal. There it is lowered, and pushes the target to the
     goal. Each segment is minimum-jerk in time: of one shape whatever its length, so that few numbers describe it."""
     puck, goal, finger = tables.target_xy(), tables.goal_xy(), tables.finger
-    behind, u, dist = _behind(puck, goal)
+    behind, u, dist = landing_point(puck, goal)
     away, pressed = finger - puck, tables.pressed[:, None]
     aside = np.abs(away[:, :1] * u[:, 1:] - away[:, 1:] * u[:, :1])
     done = dist < .6 * NEAR

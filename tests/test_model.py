@@ -265,8 +265,11 @@ def test_tokens_drawn_by_the_model_always_decode(model, batch, data):
 
 def test_the_models_mask_is_the_tokenizers(model, data):
     tokens = data.fast.encode(data.fast.restore(data.chunks[:1]))[0]
+    for j in range(2):                                    # where to land, in words, comes first
+        ours = model.allowed(torch.full((3, j), FIRST_FAST - 1))
+        assert ours.shape == (3, FIRST_FAST + data.fast.vocab) and (ours.nonzero()[:, 1].unique() == torch.arange(30, 62)).all()
     for j in range(len(tokens) + 1):
-        ours = model.allowed(torch.from_numpy(tokens[None, :j] + FIRST_FAST))[0]
+        ours = model.allowed(torch.tensor([[30, 31, *(tokens[:j] + FIRST_FAST)]]))[0]
         theirs = torch.from_numpy(data.fast.allowed(tokens[:j]))
         assert torch.equal(ours[FIRST_FAST:], theirs[:-1]) and ours[END] == theirs[-1]
         assert ours[:FIRST_FAST].sum() == ours[END]       # no word is ever an action
