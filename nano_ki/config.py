@@ -21,8 +21,9 @@ from nano_ki.world import KINDS, STEPS
 @dataclass(frozen=True)
 class Config:
     # -- The method
-    recipe: str = "ki"              # ki: all losses, insulated | joint: not insulated | pi0: flow only | pi0_fast: FAST only | frozen: the expert only; sets the next five
+    recipe: str = "ki"              # ki: all losses, insulated | joint: not insulated | pi0: flow only | pi0_fast: FAST only | frozen: the expert only; sets the next six
     insulate: bool = True           # stop the flow loss at the memory: the one .detach() of the method
+    subtask: bool = True            # the robot's answer begins with where the finger lands, in words, which the expert reads too
     fast_loss: bool = True          # train the VLM on FAST action tokens (cross-entropy)
     vlm_samples: int = 24           # questions and captions in each batch; 0: no co-training (0 to 65536)
     flow_loss: bool = True          # train the action expert by flow matching
@@ -107,9 +108,9 @@ def helps():
 NOTES, HEADINGS = helps()
 BOUNDS = {name: (float(found[1]), float(found[2])) for name, note in NOTES.items()         # both are allowed
           if (found := re.search(r"\((\S+) to (\S+)\)$", note))}
-RECIPES = {"ki": {}, "joint": dict(insulate=False), "pi0": dict(insulate=False, fast_loss=False, vlm_samples=0),
-           "pi0_fast": dict(insulate=False, flow_loss=False, vlm_samples=0),
-           "frozen": dict(fast_loss=False, vlm_samples=0, freeze=True)}
+RECIPES = {"ki": {}, "joint": dict(insulate=False), "pi0": dict(insulate=False, subtask=False, fast_loss=False, vlm_samples=0),
+           "pi0_fast": dict(insulate=False, subtask=False, flow_loss=False, vlm_samples=0),
+           "frozen": dict(subtask=False, fast_loss=False, vlm_samples=0, freeze=True)}
 # `gpu` is large enough to keep one GPU busy, and its first run makes its VLM (22 M). `big` (408 M) measures speed.
 GPU = dict(image=96, pucks=4, rate=2, execute=16, fast_vocab=512, vlm_width=384, vit_depth=4, depth=8,
            expert_width=192, vlm="runs/vlm-gpu.pt", vlm_steps=6000, batch=256, vlm_samples=96, episodes=40000,

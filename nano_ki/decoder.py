@@ -6,8 +6,8 @@ The prefix (image tokens, prompt) is read bidirectionally; the answer (text or F
     prefix         all       .
     answer         all       causal
 
-One forward pass gives logits for the answer and, per layer, the (K, V) of the prefix. That *memory*
-is what the action expert reads, in training and when acting. It depends on no answer token.
+One forward pass gives logits for the answer and, per layer, the (K, V) of the prefix, and of the answer's first
+words where the policy asks for them. That *memory* is what the action expert reads, in training and when acting.
 
 Try it: python -m nano_ki.decoder          Read next: flow.py
 """
@@ -61,10 +61,10 @@ class VLM(nn.Module):
                 read.append(words + before + self.position[:self.slots] + self.page[max(page, 0)])
         return torch.cat(read, 1)
 
-    def forward(self, prefix, answer=None, layers=None):
+    def forward(self, prefix, answer=None, layers=None, keep=0):
         """prefix [B, T, D], answer ids [B, F] or None -> logits [B, F + 1, V], memory. Logits j predict answer token j
         from the prefix and the tokens before j; the last one is what comes next. memory: per layer (k, v), each [B, N,
-        T, K], of the prefix alone. layers: use the first `layers` only (pretrain.py; None: all)."""
+        T + keep, K], of the prefix and `keep` answer tokens. layers: use the first `layers` only (pretrain.py; None: all)."""
         x, length, mask = prefix, prefix.shape[1], None
         if answer is not None:
             place = self.position[self.slots:self.slots + answer.shape[1]]
@@ -73,7 +73,7 @@ class VLM(nn.Module):
         memory = []
         for block in self.blocks[:layers]:
             x, (k, v) = block(x, mask)
-            memory.append((k[:, :, :length], v[:, :, :length]))
+            memory.append((k[:, :, :length + keep], v[:, :, :length + keep]))
         return self.head(norm(x[:, length - 1:])), memory
 
     def extend(self, token, number, past):

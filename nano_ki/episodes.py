@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from nano_ki import language, program, render, world
 from nano_ki.fast import FAST
-from nano_ki.language import BLANK, COLOUR, END, FIRST_FAST, GOAL, PAD, SHAPE
+from nano_ki.language import BLANK, COLOUR, END, FIRST_FAST, GOAL, LANDING, PAD, SHAPE
 from nano_ki.model import Batch
 
 
@@ -68,9 +68,9 @@ class Data:
         self.chunks = self.fast.normalise(strokes).astype(np.float32)
         tokens = self.fast.encode(strokes)
         self.tokens_per_chunk = float(np.mean([len(t) for t in tokens]))
-        land = language.landing(self.tables.target_xy(), self.tables.goal_xy())
-        rows = [torch.from_numpy(np.concatenate((xy, ids + FIRST_FAST, [END]))) for xy, ids in zip(land, tokens, strict=True)]
-        self.answers = pad_sequence(rows, batch_first=True, padding_value=PAD).numpy()
+        words = language.landing(self.tables.target_xy(), self.tables.goal_xy())[:, :LANDING * c.subtask]
+        rows = [np.concatenate((said, ids + FIRST_FAST, [END]) if c.fast_loss else (said,)) for said, ids in zip(words, tokens, strict=True)]
+        self.answers = pad_sequence([*map(torch.from_numpy, rows)], batch_first=True, padding_value=PAD).numpy()
 
     def __getitem__(self, place):
         return self.batch(*place)
@@ -93,7 +93,7 @@ class Data:
             parts = language.lesson(shown, rng, *language.QUESTIONS), language.lesson(book, rng)     # (a command gets tokens)
             asked, text = map(np.concatenate, zip(*parts, strict=True))
             prompt = np.concatenate((prompt, asked))
-            rows = [torch.from_numpy(row) for row in (*np.where(c.fast_loss, answer, PAD), *text)]
+            rows = [torch.from_numpy(row) for row in (*answer, *text)]
             answer = pad_sequence(rows, batch_first=True, padding_value=PAD).numpy()
         if not c.compile:     # columns of padding alone cost time (but a compiled step wants equal shapes)
             answer = answer[:, :(answer != PAD).any(0).sum()]

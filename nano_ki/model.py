@@ -37,10 +37,11 @@ class VLA(nn.Module):
     def __init__(self, config, fast):
         super().__init__()
         c = self.config = config
-        longest = fast.horizon * fast.dims + LANDING + 1          # of an answer: one token a coefficient, and <end>
+        longest = LANDING + fast.horizon * fast.dims + 1        # of an answer: words, one token a coefficient, <end>
         self.vlm = VLM(c.vlm_width, c.vit_depth, c.depth, c.image, FIRST_FAST + fast.vocab, SLOTS, longest)
         self.expert = Expert(c.expert_width, c.vlm_width, c.depth, fast.horizon, fast.dims)
         self.fast, self.insulate = fast, c.insulate
+        self.said = LANDING * c.subtask                 # words with which the answer begins, and which the expert reads
         self.expert_trains = True                       # (False before config.expert_from; see train.py)
 
     def memory_for_expert(self, memory):
@@ -66,11 +67,12 @@ class VLA(nn.Module):
         "ce" is the mean over all real answer tokens, FAST and text alike (never over padding); "fast" and "text" are its
         two parts. Without answers (flow-only recipes) the three are 0."""
         robots = len(batch.chunk)
-        loss, memory = self.read((batch.image, batch.prompt), batch.answer)
+        loss, memory = self.read((batch.image, batch.prompt), batch.answer, self.said)
         zero = memory[0][0].new_zeros(())
         out = {"fast": zero, "text": zero, "ce": zero, "flow": zero}
         if self.config.cross_entropy:
-            both = {"fast": [(loss[:robots], batch.answer[:robots])], "text": [(loss[robots:], batch.answer[robots:])]}
+            both = {"fast": [(loss[:robots, self.said:], batch.answer[:robots, self.said:])],
+                    "text": [(loss[:robots, :self.said], batch.answer[:robots, :self.said]), (loss[robots:], batch.answer[robots:])]}
             if len(batch.reply):
                 both["text"].append((self.read(alternate(batch.pages, batch.words), batch.reply)[0], batch.reply))
             sums = {name: sum(loss.sum() for loss, _ in parts) for name, parts in both.items()}
@@ -82,12 +84,13 @@ class VLA(nn.Module):
             out["flow"] = self.flow_loss(batch, out["memory"], generator)
         return out
 
-    def read(self, segments, answer):
-        """Cross-entropy of each answer token after these segments, [B, F], 0 on padding (None: no answers); the memory."""
+    def read(self, segments, answer, keep=0):
+        """Cross-entropy of each answer token after these segments, [B, F], 0 on padding (None: no answers); the memory of
+        them, and of the answer's first `keep` words."""
         prefix = self.vlm.prefix(*segments)
         if not self.config.cross_entropy:
-            return None, self.vlm(prefix)[1]
-        logits, memory = self.vlm(prefix, answer[:, :-1])
+            return None, self.vlm(prefix, answer[:, :keep] if keep else None, keep=keep)[1]
+        logits, memory = self.vlm(prefix, answer[:, :-1], keep=keep)
         return F.cross_entropy(logits.transpose(1, 2).float(), answer, reduction="none", ignore_index=PAD), memory
 
     def flow_loss(self, batch, memory, generator=None):
@@ -105,11 +108,11 @@ class VLA(nn.Module):
 
     @torch.no_grad()
     def act(self, image, prompt, generator=None, steps=None):
-        """Flow: one pass over the prefix, then `steps` Euler steps on its memory -> chunks [B, H, A].
+        """Flow: one pass over the prefix, the words of the subtask, then `steps` Euler steps on its memory -> chunks [B, H, A].
         The actions are normalised (fast.restore gives table units). steps: default config.euler_steps. One robot gets
         one CPU thread: for products so small a second one is no faster, and on a busy machine four times slower."""
         with threads_kept(1 if len(image) == 1 else None):
-            _, memory = self.vlm(self.vlm.prefix(image, prompt))
+            memory = self.remember(image, prompt)
             noise = torch.empty(len(image), 1, self.fast.horizon, self.fast.dims, device=image.device)
             noise.normal_(generator=generator)
             steps = steps or self.config.euler_steps
@@ -117,12 +120,20 @@ class VLA(nn.Module):
             x = flow.euler(lambda x, t: self.expert(x, t, memory, next(each)), noise, steps)
         return x[:, 0]
 
+    def remember(self, image, prompt):
+        """What the expert reads when it acts: the memory of the prefix, and of the words that the VLM then says itself."""
+        logits, memory = self.vlm(self.vlm.prefix(image, prompt))
+        for number in range(self.said):
+            word = NUMBER0 + logits.flatten(1)[:, NUMBER0:FIRST_FAST].argmax(1)
+            logits, memory = self.vlm.extend(word, number, memory)
+        return memory
+
     @torch.no_grad()
     def act_tokens(self, image, prompt):
         """Autoregressive: where to land in words, then FAST tokens, of those that can still decode -> chunks [B, H, A]."""
         size = self.fast.horizon * self.fast.dims
         with threads_kept(1 if len(image) == 1 else None):
-            tokens = self.vlm.generate((image, prompt), LANDING + size + 1, self.allowed, END).cpu().numpy()
+            tokens = self.vlm.generate((image, prompt), self.said + size + 1, self.allowed, END).cpu().numpy()
         ids = [row[row >= FIRST_FAST] - FIRST_FAST for row in tokens]
         chunks = self.fast.normalise(self.fast.decode(ids)).astype("float32")
         return torch.from_numpy(chunks).to(image.device)
@@ -131,13 +142,13 @@ class VLA(nn.Module):
         """Which ids may follow: ids [B, j] -> bool [B, V]. First the words of a place. Then FAST tokens that do not overrun
         the chunk, and <end> when it is full: the rule of FAST.allowed, over the VLM's vocabulary and on its device."""
         longest, ids = self.fast.horizon * self.fast.dims, torch.arange(FIRST_FAST + self.fast.vocab, device=tokens.device)
-        if tokens.shape[1] < LANDING:
+        if tokens.shape[1] < self.said:
             return ((ids >= NUMBER0) & (ids < FIRST_FAST)).expand(len(tokens), -1)
         # Coefficients that each id stands for. Words stand for none: they count as too long, and so never fit.
         size = torch.full_like(ids, longest + 1)
         size[FIRST_FAST:] = torch.from_numpy(self.fast.lengths)
         size[END] = 0
-        left = longest - size[tokens[:, LANDING:]].sum(1, keepdim=True)
+        left = longest - size[tokens[:, self.said:]].sum(1, keepdim=True)
         mask = size <= left
         mask[:, END] = left[:, 0] == 0
         return mask

@@ -59,7 +59,6 @@ def make_vlm(config, tell):
         raise ValueError(f"no VLM at {config.vlm}; make it first, by one process: python -m nano_ki.pretrain --preset "
                          f"{config.preset} --steps {config.vlm_steps} --batch {config.batch} --out {config.vlm}")
     tell(f"no VLM at {config.vlm}: pre-training one, {config.vlm_steps} steps of {config.batch} pages")
-    Path(config.vlm).parent.mkdir(parents=True, exist_ok=True)
     made = pretrain(config, config.vlm, config.vlm_steps, config.batch)
     if made is None:                         # (it was stopped, and saved)
         raise KeyboardInterrupt

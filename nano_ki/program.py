@@ -25,11 +25,13 @@ NO_MEMORY = re.compile("alloc|out of memory|not enough memory|overflow|storage s
 say = tqdm.write            # print a line, above the progress bar if there is one
 
 def write_whole(path, write):
-    """Call write(file) for path.part, flush it, rename it to path. OSError says what to do where that fails."""
+    """Call write(file) for path.part, flush it, rename it to path; a missing folder is made. OSError says what to do where
+    that fails."""
     part = Path(f"{path}.part")
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(f"cannot write {path}, which is no file; choose another name")
     try:
+        part.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as f:
             write(f)
             f.flush()
@@ -59,6 +61,7 @@ def claimed(path, what):
     path, over = Path(path), threading.Event()
     while True:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "x") as f:
                 json.dump([_place(), os.getpid(), _born(os.getpid())], f)
             break

@@ -54,7 +54,7 @@ def test_counted_work_is_pytorchs_count(sizes, recipe):
 @pytest.mark.parametrize("sizes", SIZES)
 def test_counted_weights_and_states_are_those_of_the_model(sizes):
     config, data, model = built(sizes)
-    p = bench.parameters(config, FIRST_FAST + data.fast.vocab, data.fast.horizon * 3 + 1)
+    p = bench.parameters(config, FIRST_FAST + data.fast.vocab, data.fast.horizon * 3 + 3)
     assert p["vlm"] + p["vlm rest"] == sum(x.numel() for x in model.vlm.parameters())
     assert p["expert"] + p["expert rest"] == sum(x.numel() for x in model.expert.parameters())
     groups = optimisers(model.vlm, .01, .01) + optimisers(model.expert, .01, .01)
@@ -105,7 +105,7 @@ def test_ddp_sends_each_gradient_once(tmp_path):
         (out["ce"] + out["flow"]).backward()
     finally:
         dist.destroy_process_group()
-    p = bench.parameters(config, FIRST_FAST + data.fast.vocab, data.fast.horizon * 3 + 1)
+    p = bench.parameters(config, FIRST_FAST + data.fast.vocab, data.fast.horizon * 3 + 3)
     assert sum(sent) == 4 * sum(p.values())
     one = bench.plan(config, 1, 400, 13, 49)
     two = bench.plan(config, 2, 400, 13, 49)

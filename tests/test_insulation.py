@@ -101,7 +101,7 @@ def test_detached_before_the_concatenation_is_rejected(model, batch, monkeypatch
 
 def test_hidden_state_detached_then_projected_is_rejected(model, batch, monkeypatch):
     """Row 2 of the table of mistakes: what is projected after the detach still trains the projections."""
-    def forward(self, prefix, answer=None, layers=None, leak=False):
+    def forward(self, prefix, answer=None, layers=None, keep=0):
         x, length = prefix, prefix.shape[1]
         mask = None
         if answer is not None:
@@ -109,7 +109,7 @@ def test_hidden_state_detached_then_projected_is_rejected(model, batch, monkeypa
             mask = decoder.prefix_mask(length, answer.shape[1])
         memory = []
         for block in self.blocks:
-            h = vit.norm(x[:, :length].detach())
+            h = vit.norm(x[:, :length + keep].detach())
             memory.append((vit.norm(vit.heads(block.k(h))), vit.heads(block.v(h))))
             x, _ = block(x, mask)
         return self.head(vit.norm(x[:, length - 1:])), memory

@@ -75,16 +75,19 @@ def test_masks_are_the_literal_table():
 
 
 def forward(model, batch):
-    logits, memory = model.vlm(model.vlm.prefix(batch.image, batch.prompt), batch.answer)
+    logits, memory = model.vlm(model.vlm.prefix(batch.image, batch.prompt), batch.answer, keep=2)
     x = torch.randn(12, 2, 16, 3, generator=torch.Generator().manual_seed(0))
     return logits, model.expert(x, torch.full((12, 2), .3), memory)
 
 
 def test_fast_tokens_never_change_the_experts_output(model, batch):
     logits, velocity = forward(model, batch)
-    other = batch._replace(answer=(batch.answer + 7) % FIRST_FAST)
-    logits2, velocity2 = forward(model, other)
+    answer = batch.answer.clone()
+    answer[:, 2:] = (answer[:, 2:] + 7) % FIRST_FAST
+    logits2, velocity2 = forward(model, batch._replace(answer=answer))
     assert torch.equal(velocity, velocity2) and not torch.allclose(logits, logits2)
+    answer[:, 1] += 1                                                     # but the words where to land do
+    assert not torch.allclose(velocity, forward(model, batch._replace(answer=answer))[1])
     changed = batch._replace(prompt=batch.prompt.roll(1, 0))
     assert not torch.allclose(velocity, forward(model, changed)[1])      # but the prompt does
 
@@ -126,8 +129,9 @@ def test_cross_entropy_is_the_mean_over_real_tokens(model, batch):
         for i, row in enumerate(answer):
             for j, token in enumerate(row):
                 if token != PAD:
-                    total[i >= robots] -= said[i, j].log_softmax(-1)[token].item()
-                    count[i >= robots] += 1
+                    text = i >= robots or j < 2            # (the robot says in words where to land)
+                    total[text] -= said[i, j].log_softmax(-1)[token].item()
+                    count[text] += 1
     assert len(batch.reply) == 2
     assert out["fast"].item() == pytest.approx(total[0] / count[0], rel=1e-4)
     assert out["text"].item() == pytest.approx(total[1] / count[1], rel=1e-4)
@@ -248,7 +252,9 @@ def test_many_draws_in_one_pass_equal_separate_passes(model, batch):
 def test_acting_is_the_training_velocity_integrated(model, batch):
     got = model.act(batch.image, batch.prompt, torch.Generator().manual_seed(3), steps=4)
     x = torch.randn(12, 1, 16, 3, generator=torch.Generator().manual_seed(3))
-    _, memory = model.vlm(model.vlm.prefix(batch.image, batch.prompt), batch.answer)
+    words = model.vlm.generate((batch.image, batch.prompt), 2, model.allowed)      # (its own, not the demonstration's)
+    _, memory = model.vlm(model.vlm.prefix(batch.image, batch.prompt), words, keep=2)
+    assert memory[0][0].shape[2] == 36 + 7 + 2
     with torch.no_grad():
         for i in range(4):
             x = x + model.expert(x, torch.full((12, 1), i / 4), memory) / 4

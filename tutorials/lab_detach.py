@@ -107,13 +107,13 @@ def placed(model, letter):
     """`model` with one placement in it; as it was, afterwards."""
     place, forward = PLACEMENTS[letter], decoder.VLM.forward
 
-    def hidden_state(vlm, prefix, answer=None, layers=None):
+    def hidden_state(vlm, prefix, answer=None, layers=None, keep=0):
         x, length, mask, memory = prefix, prefix.shape[1], None, []
         if answer is not None:
             x = torch.cat((x, vlm.embed(answer) + vlm.position[vlm.slots:vlm.slots + answer.shape[1]]), 1)
             mask = prefix_mask(length, answer.shape[1], x.device)
         for block in vlm.blocks:
-            memory.append(place(block, x[:, :length]))
+            memory.append(place(block, x[:, :length + keep]))
             x, _ = block(x, mask)
         return vlm.head(norm(x[:, length - 1:])), memory
 

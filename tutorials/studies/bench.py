@@ -41,9 +41,10 @@ def sizes(c, vocabulary, columns, dims=3):
     answer tokens (with <end> and padding) that a batch holds, F."""
     P = (c.image // 8) ** 2                                  # picture tokens
     T = P + language.SLOTS                                   # prefix tokens
+    said = language.LANDING * c.subtask                      # words of an answer that the expert reads
     pairs = round(c.two_pages * c.vlm_samples)               # questions about two pages, answered by REPLY tokens
     return {"D": c.vlm_width, "E": c.expert_width, "V": vocabulary, "A": PATCH * dims, "P": P, "T": T,
-            "L": T + (columns - 1 if c.cross_entropy else 0), "F": columns if c.cross_entropy else 1,
+            "L": T + (columns - 1 if c.cross_entropy else said), "F": columns if c.cross_entropy else 1 + said, "M": T + said,
             "L2": PAGES * T + REPLY - 1, "pairs": pairs, "samples": c.batch + c.vlm_samples - pairs, "robots": c.batch,
             "n": c.flow_draws * c.rate * world.STEPS // PATCH,     # action tokens of a sample, all draws
             "R": c.flow_draws, "U": c.updates}
@@ -60,7 +61,7 @@ def step_flops(c, data):
 def flops(c, vocabulary, columns):
     """step_flops of one shard, from sizes alone. A product of [a, b] by [b, c] is 2 a b c."""
     s = sizes(c, vocabulary, columns)
-    D, E, T, L, P, n = (s[k] for k in "DETLPn")
+    D, E, M, L, P, n = (s[k] for k in "DEMLPn")
 
     def block(tokens):
         return 24 * D * D * tokens + 4 * tokens * tokens * D         # q k v o and the MLP; q k^T and (.) v
@@ -74,11 +75,11 @@ def flops(c, vocabulary, columns):
     # on answers (pi0) the last layer matters by its K and V alone, which one product makes together with its Q.
     backward = seen + 2 * (s["samples"] * (vlm + head) + s["pairs"] * pair)
     if not c.cross_entropy:
-        backward = seen + 2 * s["samples"] * (vlm - block(L) + 6 * D * D * T)
+        backward = seen + 2 * s["samples"] * (vlm - block(L) + 6 * D * D * M)
     if c.freeze:
         backward = 0
     # The draws are dealt out to U updates, and those of one update are in one product, masked.
-    layer = 2 * n * (4 * E * D + 8 * E * E) + 2 * s["R"] * 6 * E * E + 4 * n * (T + n // s["U"]) * D
+    layer = 2 * n * (4 * E * D + 8 * E * E) + 2 * s["R"] * 6 * E * E + 4 * n * (M + n // s["U"]) * D
     inner = c.depth * layer + 2 * n * E * s["A"] + 2 * s["R"] * E * E
     outer = 2 * n * s["A"] * E + 2 * s["R"] * 32 * E                 # first maps: their inputs need no gradient
     expert = s["robots"] * (3 * inner + 2 * outer) if c.flow_loss else 0
@@ -106,7 +107,7 @@ def activation_bytes(c, vocabulary, columns):
     """What the forward pass keeps for the backward pass of one shard, in bytes, counted per token and layer:
     the inputs of each product, normalisation and activation. Rough by design: within 15 % (tested)."""
     s = sizes(c, vocabulary, columns)
-    D, E, L, P, T, n = (s[k] for k in "DELPTn")
+    D, E, L, P, M, n = (s[k] for k in "DELPMn")
     # The norm of x; q, k before and after their norms, v; attention out; a norm; MLP after relu, squared.
     # An expert layer has its scales and gates besides, and a copy of the memory that it reads. Only the draws of one
     # update are there at a time. Each layer's q, k and v are joined to one matrix.
@@ -116,7 +117,7 @@ def activation_bytes(c, vocabulary, columns):
     answers = s["samples"] * s["F"] + s["pairs"] * REPLY
     vlm = tokens * block + answers * (s["V"] + 2 * D) + (c.vit_depth + c.depth) * 3 * D * D
     pixels = pictures * (4 * P * FEATURES * 2 + 192 * P)
-    layer = (n * (14 * E + 6 * D) + s["R"] * 9 * E) // s["U"] + 2 * T * D
+    layer = (n * (14 * E + 6 * D) + s["R"] * 9 * E) // s["U"] + 2 * M * D
     expert = c.depth * (s["robots"] * layer + 3 * D * E) if c.flow_loss else 0
     return 4 * (vlm * (not c.freeze) + pixels * (not c.freeze) + expert)
 
@@ -137,7 +138,7 @@ def plan(c, gpus, vocabulary, columns, longest):
 
 PLANNED = dict(vlm_width=2560, vit_depth=4, depth=34, expert_width=512, batch=12, vlm_samples=4, image=192, rate=3,
                execute=48, pucks=4)
-PLANNED_VOCABULARY, PLANNED_COLUMNS, PLANNED_LONGEST = 2048, 40, 145
+PLANNED_VOCABULARY, PLANNED_COLUMNS, PLANNED_LONGEST = 2048, 42, 147
 
 
 def plan_table(peak=1e15, reach=.4, link=50e9):

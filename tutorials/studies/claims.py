@@ -18,7 +18,7 @@ from nano_ki import draw, episodes, program, world
 from nano_ki.config import Config
 from nano_ki.evaluate import wilson
 from nano_ki.fast import FAST
-from nano_ki.language import SLOTS
+from nano_ki.language import LANDING, SLOTS
 from nano_ki.model import VLA
 from tutorials.studies import bench
 from tutorials.studies.compare import (
@@ -247,7 +247,7 @@ def measure_latency():
         with torch.no_grad():
             for name, count in ways.items():
                 out.append({"horizon": length, "by": name, "tokens": count,
-                            "ms": ms(model.vlm.generate, (image, prompt), count, model.allowed)})
+                            "ms": ms(model.vlm.generate, (image, prompt), LANDING + count, model.allowed)})
         if flow:
             out.extend({"horizon": length, "by": f"flow, {n} steps", "ms": ms(model.act, image, prompt, None, n)} for n in (5, 10))
     _, strokes = episodes.demonstrate(np.random.default_rng(1), 2000, world.KINDS["seen"])

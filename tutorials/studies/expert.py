@@ -43,7 +43,7 @@ def learn(model, data, seconds, scenes):
     while len(curve) < CHECKS:
         start, batch = time.perf_counter(), data.batch(step)
         with torch.no_grad():
-            _, memory = model.vlm(model.vlm.prefix(batch.image, batch.prompt))
+            memory = model.read((batch.image, batch.prompt), batch.answer, model.said)[1]
         for number in range(c.updates):
             model.expert.zero_grad(set_to_none=True)
             model.flow_loss(batch, memory, torch.Generator().manual_seed(step * c.updates + number)).backward()

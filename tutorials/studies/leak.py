@@ -18,8 +18,8 @@ class Leaky(VLA):
         for i, block in enumerate(self.vlm.blocks):
             block.register_forward_hook(lambda _, __, out, i=i: self.whole.__setitem__(i, out[1]))
 
-    def read(self, segments, answer):
-        loss, memory = super().read(segments, answer)
+    def read(self, segments, answer, keep=0):
+        loss, memory = super().read(segments, answer, keep)
         if len(segments) == 2:                          # (one page: questions about two are no robot's)
             self.read_whole = list(self.whole)
         return loss, memory

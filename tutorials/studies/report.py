@@ -34,7 +34,7 @@ def thoughts(model, tables, generator):
     """What the policy sees and plans, for each table: a list of dicts with the picture (PNG, base64), the expert's
     attention over the picture tokens, its denoising steps [steps + 1][H][2], and its FAST chunk [H][2] if it speaks."""
     image, prompt = evaluate.inputs(model, tables)
-    memory = model.vlm(model.vlm.prefix(image, prompt))[1]
+    memory = model.remember(image, prompt)
     paths, looks = [], None
     if model.config.flow_loss:
         noise = torch.empty(len(image), 1, model.fast.horizon, model.fast.dims).normal_(generator=generator)
