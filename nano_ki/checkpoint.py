@@ -1,7 +1,6 @@
 """Nothing is lost: the file of a VLM, the folder of a run, checkpoints that are checked, metrics that only grow.
 
-The step number seeds batches and noise, so a run that was stopped and goes on has the same bits as one that was not.
-"""
+The step number seeds batches and noise, so a run that was stopped and goes on has the same bits as one that was not. """
 import json
 import os
 import sys
@@ -51,8 +50,7 @@ def check_memory(build):
 
 def new_vlm(config, fast_vocab=0):
     """An untrained VLM of the sizes in config, with room for so many FAST tokens."""
-    return VLM(config.vlm_width, config.vit_depth, config.depth, config.image,
-               language.FIRST_FAST + fast_vocab, language.SLOTS, language.ANSWER)
+    return VLM(config.vlm_width, config.vit_depth, config.depth, config.image, language.FIRST_FAST + fast_vocab, language.SLOTS, language.ANSWER)
 
 def sizes(config):                            # (that a stored VLM must share)
     return {name: getattr(config, name) for name in ("vlm_width", "vit_depth", "depth", "image")}

@@ -184,8 +184,7 @@ def check(c):
     refuse(c.vlm_width % 32, f"--vlm-width is {c.vlm_width}; it must be a multiple of 32")
     refuse(c.execute > c.rate * STEPS, f"--execute is {c.execute}; a chunk has {c.rate * STEPS} waypoints")
     refuse(c.pucks > len(KINDS[c.kinds]), f"--pucks is {c.pucks}, more than --kinds {c.kinds} has; lower it")
-    refuse(c.batch % c.shards or c.vlm_samples % c.shards,
-           f"--shards is {c.shards}; it must divide --batch {c.batch} and --vlm-samples {c.vlm_samples}")
+    refuse(c.batch % c.shards or c.vlm_samples % c.shards, f"--shards is {c.shards}; it must divide --batch {c.batch} and --vlm-samples {c.vlm_samples}")
     refuse(not c.flow_loss and (c.freeze or not c.fast_loss), "nothing to train is left; add --flow-loss")
     refuse(c.expert_updates > 1 and not (c.insulate or c.freeze), f"--expert-updates is {c.expert_updates}, but the flow loss "
            "changes the memory that they would share; use --insulate or --freeze, or 1")

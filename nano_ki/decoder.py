@@ -31,8 +31,7 @@ def prefix_mask(prefix, answer, device=None):
     return mask
 
 class VLM(nn.Module):
-    """Picture and prompt -> answer. vocabulary: words and FAST tokens; slots: prompt length;
-    longest: answer tokens at most."""
+    """Picture and prompt -> answer. vocabulary: words and FAST tokens; slots: prompt length; longest: answer tokens at most."""
 
     def __init__(self, width, vit_depth, depth, size, vocabulary, slots, longest):
         super().__init__()

@@ -144,8 +144,7 @@ def latency(model, repeats=10):
         seconds = timeit.repeat(lambda: act(*one).cpu(), number=1, repeat=repeats + 2)[2:]    # (two to warm up)
         return round(1000 * float(np.median(seconds)), 2)
     with torch.autocast(one[0].device.type, torch.bfloat16, enabled=c.bfloat16, cache_enabled=False):
-        return {"flow": ms(model.act) if c.flow_loss else None,
-                "autoregressive": ms(model.act_tokens) if c.fast_loss else None}
+        return {"flow": ms(model.act) if c.flow_loss else None, "autoregressive": ms(model.act_tokens) if c.fast_loss else None}
 
 def measure(model):
     """Everything that summary.json says of a finished model."""

@@ -1,10 +1,9 @@
 """The action expert: a small transformer that reads the VLM's memory and predicts flow velocities.
 
-It has weights of its own (queries, keys, values, output, MLP) at its own width, one layer per layer of
-the VLM. In layer l its action tokens attend to the memory (K, V) that the VLM's layer l left and to
-each other (arXiv 2505.23705, section 4). Flow time enters every layer by adaptive RMSNorm: scale, shift
-and gate computed from t. The gates start at 0. Beware when testing: a closed gate lets no gradient through,
-so at step 0 the flow loss does not reach the VLM even without the detach.
+It has weights of its own (queries, keys, values, output, MLP) at its own width, one layer per layer of the VLM. In layer l its
+action tokens attend to the memory (K, V) that the VLM's layer l left and to each other (arXiv 2505.23705, section 4). Flow
+time enters every layer by adaptive RMSNorm: scale, shift and gate computed from t. The gates start at 0. Beware when testing:
+a closed gate lets no gradient through, so at step 0 the flow loss does not reach the VLM even without the detach.
 
 Try it: python -m nano_ki.expert          Read next: model.py
 """
@@ -41,8 +40,7 @@ class Expert(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
         self.position = nn.Parameter(.5 * torch.randn(horizon // PATCH, width))
-        self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width),
-                                  nn.SiLU())
+        self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.adapt = nn.ModuleList(nn.Linear(width, 6 * width) for _ in range(depth))    # one for each layer
         for layer in self.adapt:
             nn.init.zeros_(layer.weight)

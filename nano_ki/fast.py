@@ -56,8 +56,7 @@ class FAST:
         self.lengths = np.array([len(s) for s in self.spans])
 
     @classmethod
-    def fit(cls, chunks, gamma=10., vocab=1024, low=None, high=None, reach=3., most=2000,
-            order="use", transform="dct"):
+    def fit(cls, chunks, gamma=10., vocab=1024, low=None, high=None, reach=3., most=2000, order="use", transform="dct"):
         """A tokenizer for chunks [N, H, D]. ValueError for a bad chunk or setting. low, high: known limits [D];
         default: the 1st and 99th percentile, or wider where a dimension moves rarely but far. reach: no chunk within
         +-reach (normalised) can saturate. most: chunks to learn merges from; more save under 2 % of the tokens. order:

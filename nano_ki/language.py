@@ -87,8 +87,7 @@ def command(tables):
     rows = np.arange(len(tables))
     colour, shape = tables.kind[rows, tables.target].T
     x, y = NUMBER0 + to_bin(tables.finger).T
-    return np.stack((GOAL0 + tables.goal, np.full(len(rows), ID["push"]), x, y, UP + tables.pressed,
-                     SHAPE0 + shape, COLOUR0 + colour), 1)
+    return np.stack((GOAL0 + tables.goal, np.full(len(rows), ID["push"]), x, y, UP + tables.pressed, SHAPE0 + shape, COLOUR0 + colour), 1)
 
 def instruction(tables):
     """The commands in plain words, without the state: a list of B strings."""
@@ -118,8 +117,7 @@ def lesson(tables, rng, *kinds):
     prompts[:, VERB] = verb
     describe, where, find, colour, shape, push = (verb == ID[name] for name in LESSONS)
     named, placed = where | find | push, colour | shape
-    idle = np.stack((*(NUMBER0 + rng.integers(BINS, size=(2, batch))), UP + rng.integers(2, size=batch),
-                     GOAL0 + rng.integers(len(world.GOALS), size=batch)), 1)
+    idle = np.stack((*(NUMBER0 + rng.integers(BINS, size=(2, batch))), UP + rng.integers(2, size=batch), GOAL0 + rng.integers(len(world.GOALS), size=batch)), 1)
     filled = push | named & (rng.random(batch) < .7)
     prompts[np.ix_(filled, (X, Y, HEIGHT, GOAL))] = idle[filled]
     prompts[named, SHAPE:] = thing[named, ::-1]

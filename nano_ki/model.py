@@ -12,8 +12,7 @@ paper has one transformer with two weight sets (arXiv 2505.23705). No VLM token 
 same is computed here in two passes: the VLM leaves (K, V) of the prefix in each layer, and the expert runs on
 this memory. Training and acting share that code, and insulation is one `.detach()`: `VLA.memory_for_expert`.
 
-Read next: train.py (the two losses are added up there), probe.py
-"""
+Read next: train.py (the two losses are added up there), probe.py """
 from collections import namedtuple
 
 import torch

@@ -1,8 +1,7 @@
 """The optimisers: Muon for hidden matrices, AdamW for the rest, and each part of the policy clipped on its own.
 
 Muon (arXiv 2502.16982) makes each update of a matrix about orthogonal, so that rare directions are learned as fast as
-frequent ones. AdamW alone stays on the plateau before words are grounded in pictures (step 600: loss 2.13, Muon .6).
-"""
+frequent ones. AdamW alone stays on the plateau before words are grounded in pictures (step 600: loss 2.13, Muon .6). """
 import torch
 
 from nano_ki import ranks
@@ -10,9 +9,8 @@ from nano_ki import ranks
 HIDDEN = ("blocks.", "adapt.", "small.", "large.")      # names of modules whose matrices Muon trains
 
 class Muon(torch.optim.Muon):
-    """PyTorch's Muon, but all matrices of one shape are made orthogonal together, on a CPU in float32: that takes 25 ms
-    of a training step where PyTorch's way, one by one in bfloat16, took 250 (AMD Zen 3). FSDP2's pieces are put
-    together first."""
+    """PyTorch's Muon, but all matrices of one shape are made orthogonal together, on a CPU in float32: that takes 25 ms of a
+    training step where PyTorch's way, one by one in bfloat16, took 250 (AMD Zen 3). FSDP2's pieces are put together first."""
 
     @torch.no_grad()
     def step(self, closure=None):

@@ -94,8 +94,7 @@ def _pretrain(config, path, job, stop, steps, batch, seed, rate, start):
         program.say(f"going on from step {saved['step']} ({unfinished})")
     minutes = saved["minutes"]
     if config.device == "cpu":
-        torch.set_num_threads(config.threads or saved["threads"] or ranks.fastest_threads(
-            lambda: loss_of(vlm, pages[0], config, config.depth).backward()))
+        torch.set_num_threads(config.threads or saved["threads"] or ranks.fastest_threads(lambda: loss_of(vlm, pages[0], config, config.depth).backward()))
     if config.compile:
         compile_blocks(vlm.vit, vlm)
     lessons = episodes.drawn_ahead(pages, range(saved["step"], steps), config.workers, pin=config.device == "cuda")

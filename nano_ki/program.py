@@ -1,7 +1,6 @@
 """What every command here owes the person who runs it: whole files, errors of one line, a way to stop.
 
-Killed programs leave old files or new ones, never half of one. A closed stream or a signal costs no finished work.
-"""
+Killed programs leave old files or new ones, never half of one. A closed stream or a signal costs no finished work. """
 import argparse
 import errno
 import json

@@ -1,9 +1,8 @@
 """Several processes, one run: who am I, what is the sum over all, and one model in all of them.
 
-`torchrun --nproc-per-node N -m nano_ki.train` starts N processes (ranks), one for each GPU or CPU core. A step's batch
-is cut into `shards`, dealt out to the ranks. DDP adds the gradients up. With FSDP2 (--fsdp) each rank keeps 1/N of each
-matrix and its optimiser, and gathers the rest layer by layer. Without torchrun there is one rank.
-"""
+`torchrun --nproc-per-node N -m nano_ki.train` starts N processes (ranks), one for each GPU or CPU core. A step's batch is
+cut into `shards`, dealt out to the ranks. DDP adds the gradients up. With FSDP2 (--fsdp) each rank keeps 1/N of each
+matrix and its optimiser, and gathers the rest layer by layer. Without torchrun there is one rank. """
 import gc
 import os
 import timeit
@@ -148,8 +147,7 @@ def gather(model, optimisers):
         return model.state_dict(), [o.state_dict() for o in optimisers]
     from torch.distributed.checkpoint import state_dict as dcp
     whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return (dcp.get_model_state_dict(model, options=whole),
-            [dcp.get_optimizer_state_dict(model, o, options=whole) for o in optimisers])
+    return (dcp.get_model_state_dict(model, options=whole), [dcp.get_optimizer_state_dict(model, o, options=whole) for o in optimisers])
 
 def scatter(model, optimisers, weights, states):
     """The inverse of `gather`, in place."""

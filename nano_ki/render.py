@@ -85,8 +85,7 @@ def robot_camera(tables, size=48, cloth=0.):
     image = np.repeat(_bare_table(size, cloth)[None], len(tables), 0)
     for p in range(tables.puck.shape[1]):
         stamp(image, tables.puck[:, p], tables.kind[:, p, 1], world.PUCK, RGB[tables.kind[:, p, 0]])
-    stamp(image, tables.finger, np.where(tables.pressed, DISC, RING),
-          np.where(tables.pressed, world.FINGER, 1.4 * world.FINGER), DARK)
+    stamp(image, tables.finger, np.where(tables.pressed, DISC, RING), np.where(tables.pressed, world.FINGER, 1.4 * world.FINGER), DARK)
     return _to_bytes(image)
 
 @lru_cache

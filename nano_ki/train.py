@@ -7,8 +7,7 @@
 `train_step` is the method: two losses are added up, and each part is clipped and updated on its own. The rest
 of this file prepares it, watches it and saves what it made, in the run's folder (checkpoint.FILES).
 
-Read next: evaluate.py
-"""
+Read next: evaluate.py """
 import os
 import time
 from contextlib import nullcontext
@@ -251,15 +250,13 @@ def explain(job, size):
     """Print what was derived, and why."""
     c, data = job.config, job.data
     stop = "cannot train the frozen VLM" if c.freeze else "stops at the memory" if c.insulate else "flows into the VLM"
-    names = ["FAST"] * c.fast_loss + ["text"] * (c.vlm_samples > 0) + [f"{c.alpha:g} x flow"] * c.flow_loss
-    for line in (
-            f"recipe {c.recipe}, preset {c.preset}, device {c.device}, CPU threads {c.threads or 'any'}, seed {c.seed} -> {job.out}",
+    names = ["subtask"] * (c.subtask and c.cross_entropy) + ["FAST"] * c.fast_loss + ["text"] * (c.vlm_samples > 0) + [f"{c.alpha:g} x flow"] * c.flow_loss
+    for line in (f"recipe {c.recipe}, preset {c.preset}, device {c.device}, CPU threads {c.threads or 'any'}, seed {c.seed} -> {job.out}",
             f"losses: {' + '.join(names)}{f'; the flow gradient {stop}' * c.flow_loss}",
             f"data: {c.episodes} demonstrations of {len(world.KINDS[c.kinds])} kinds of object -> {len(data.tables)} samples",
             f"{c.steps} steps of {c.batch} robot + {c.vlm_samples} question samples: {c.steps * c.batch / len(data.tables):.1f} "
             f"passes over the data; {c.shards} shard(s) of each step on {size} process(es)",
-            f"a chunk of {data.chunks[0].size} numbers is {data.tokens_per_chunk:.1f} FAST tokens (at most "
-            f"{data.answers.shape[1] - 1}), gamma {c.gamma:g}, {data.fast.vocab} tokens in all",
+            f"a chunk of {data.chunks[0].size} numbers is {data.tokens_per_chunk:.1f} FAST tokens, gamma {c.gamma:g}, {data.fast.vocab} tokens in all",
             f"before training the VLM answers {job.vqa_before['book']} on book pages, {job.vqa_before['robot']} on robot pictures"):
         say(line)
 

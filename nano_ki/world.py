@@ -197,8 +197,7 @@ def stroke(tables, rate=1):
     k = np.arange(1, rate * STEPS + 1)
     pushed = (k - travel - lower) / np.maximum(push, 1)                 # share of the push, [B, rate * STEPS]
     a, b = (_min_jerk(np.clip(t, 0, 1))[..., None] for t in (k / np.maximum(travel, 1), pushed))
-    xy = np.where((k <= travel)[..., None], finger[:, None] + a * (behind - finger)[:, None],
-                  start[:, None] + b * (finish - start)[:, None])
+    xy = np.where((k <= travel)[..., None], finger[:, None] + a * (behind - finger)[:, None], start[:, None] + b * (finish - start)[:, None])
     press = np.where((k > travel) & (pushed <= 1) & ~done, 1, -1)
     return np.concatenate((xy, press[..., None]), -1).astype(np.float32)
 
