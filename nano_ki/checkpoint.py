@@ -1,6 +1,7 @@
 """Nothing is lost: the file of a VLM, the folder of a run, checkpoints that are checked, metrics that only grow.
 
-The step number seeds batches and noise, so a run that was stopped and goes on has the same bits as one that was not. """
+The step number seeds batches and noise, so a run that was stopped and goes on has the same bits as one that was not.
+"""
 import json
 import os
 import sys

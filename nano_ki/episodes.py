@@ -49,8 +49,7 @@ def demonstrate(rng, episodes, kind_set, holes=True, wobble=.06, pucks=3, rate=1
 
 def fit_fast(strokes, config):
     """The FAST tokenizer of the toy's chunks. x and y are known to lie in +-1.2, so it needs no percentiles.
-    Press (-1 or 1) becomes +-.25, because as a larger jump it would cost most of the tokens. With three
-    dimensions all at work, the paper's order is as short as any other (7.6 against 7.7 tokens)."""
+    Press (-1 or 1) becomes +-.25, because as a larger jump it would cost most of the tokens."""
     high, bins = np.array((world.HALF, world.HALF, 4)), 2 * int(np.ceil(1.2 * config.gamma)) + 1
     vocab, way = (bins, "none") if config.tokens == "binned" else (config.fast_vocab, "dct")
     return FAST.fit(strokes, config.gamma, vocab, -high, high, reach=1.2, order="frequency", transform=way)

@@ -172,8 +172,7 @@ def table(summary):
         return "  ".join(f"{k} {before.get(k, '')}{v:.2f}" for k, v in summary[f"vqa_after{key}"].items())
     s, n = summary, next(iter(summary["success"].values()))["n"]
     won, right = ({name: f"{r['rate']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for name, r in s[key].items()} for key in ("success", "right_puck"))
-    rows = {"": f"success             right puck moved most   (95 % intervals, n = {n} each)",
-            **{name: f"{won[name]:20s}{right[name]}" for name in won},
+    rows = {"": f"success             right puck moved most   (95 % intervals, n = {n} each)", **{name: f"{won[name]:20s}{right[name]}" for name in won},
             "VQA, picture book": answers(""), "VQA, robot pictures": answers("_robot"),
             "ms per chunk": "  ".join(f"{k} {'-' if v is None else v}" for k, v in s["ms_per_chunk"].items())}
     if "train_seconds" in s:

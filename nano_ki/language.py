@@ -29,8 +29,7 @@ FIRST_FAST = len(WORDS)                # FAST token i has id FIRST_FAST + i
 SLOT_NAMES = ("GOAL", "VERB", "X", "Y", "HEIGHT", "SHAPE", "COLOUR")
 SLOTS = len(SLOT_NAMES)
 GOAL, VERB, X, Y, HEIGHT, SHAPE, COLOUR = range(SLOTS)
-SLOT_OF = {word: slot for slot, words in ((VERB, VERBS), (COLOUR, world.COLOURS), (SHAPE, world.SHAPES),
-                                          (GOAL, world.GOALS), (HEIGHT, HEIGHTS)) for word in words}
+SLOT_OF = {w: slot for slot, words in ((VERB, VERBS), (COLOUR, world.COLOURS), (SHAPE, world.SHAPES), (GOAL, world.GOALS), (HEIGHT, HEIGHTS)) for w in words}
 MOST_PUCKS = 4                         # on one picture
 ANSWER = 4 * MOST_PUCKS + 1            # longest text answer: four words for each puck, <end>
 LANDING = 2                            # words of a place, with which the robot's answer begins

@@ -2,17 +2,19 @@
 
     L = cross-entropy(FAST tokens, text)  +  alpha * || expert(x_t, t | memory) - (action - noise) ||^2
 
-    query \\ key           picture + prompt    answer (text or FAST)    expert's action tokens
-    picture + prompt       all                 .                        .
-    answer                 all                 causal                   .
-    action tokens          all                 never                    all (of the same noise)
+    query \\ key           picture + prompt    words of the answer    FAST tokens    expert's action tokens
+    picture + prompt       all                 .                      .              .
+    words of the answer    all                 causal                 .              .
+    FAST tokens            all                 all                    causal         .
+    action tokens          all                 all                    never          all (of the same noise)
 
 The expert must not see FAST tokens: they are the answer, and they do not exist yet when the robot acts. The
 paper has one transformer with two weight sets (arXiv 2505.23705). No VLM token attends to the expert, so the
 same is computed here in two passes: the VLM leaves (K, V) of the prefix in each layer, and the expert runs on
 this memory. Training and acting share that code, and insulation is one `.detach()`: `VLA.memory_for_expert`.
 
-Read next: train.py (the two losses are added up there), probe.py """
+Read next: train.py (the two losses are added up there), probe.py
+"""
 from collections import namedtuple
 
 import torch
@@ -25,8 +27,8 @@ from nano_ki.expert import Expert
 from nano_ki.language import END, FIRST_FAST, LANDING, NUMBER0, PAD, SLOTS
 from nano_ki.ranks import threads_kept
 
-# Robot samples come first (there are as many as chunks), then VLM samples (pictures and questions).
-# image uint8 [B, S, S, 3], prompt ids [B, 7], answer ids [B, F] with PAD behind, chunk [robots, H, A].
+# Robot samples come first (as many as chunks), then questions. image uint8 [B, S, S, 3], prompt ids [B, 7], answer ids [B, F]
+# with PAD behind (a robot's: landing place, FAST tokens, <end>), chunk [robots, H, A].
 # Questions about two pages: pages uint8 [Q, 2, S, S, 3], words ids [Q, 2, 7] (after each picture), reply ids [Q, 2].
 Batch = namedtuple("Batch", "image prompt answer chunk pages words reply")
 
@@ -84,8 +86,7 @@ class VLA(nn.Module):
         return out
 
     def read(self, segments, answer, keep=0):
-        """Cross-entropy of each answer token after these segments, [B, F], 0 on padding (None: no answers); the memory of
-        them, and of the answer's first `keep` words."""
+        """Cross-entropy of each answer token after these segments, [B, F], 0 on padding (None: no loss); memory, as VLM.forward."""
         prefix = self.vlm.prefix(*segments)
         if not self.config.cross_entropy:
             return None, self.vlm(prefix, answer[:, :keep] if keep else None, keep=keep)[1]

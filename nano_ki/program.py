@@ -1,6 +1,7 @@
 """What every command here owes the person who runs it: whole files, errors of one line, a way to stop.
 
-Killed programs leave old files or new ones, never half of one. A closed stream or a signal costs no finished work. """
+Killed programs leave old files or new ones, never half of one. A closed stream or a signal costs no finished work.
+"""
 import argparse
 import errno
 import json
@@ -24,8 +25,7 @@ NO_MEMORY = re.compile("alloc|out of memory|not enough memory|overflow|storage s
 say = tqdm.write            # print a line, above the progress bar if there is one
 
 def write_whole(path, write):
-    """Call write(file) for path.part, flush it, rename it to path; a missing folder is made. OSError says what to do where
-    that fails."""
+    """Make path's folder, call write(file) for path.part, flush it, rename it to path. OSError: what to do if that fails."""
     part = Path(f"{path}.part")
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(f"cannot write {path}, which is no file; choose another name")

@@ -2,7 +2,8 @@
 
 `torchrun --nproc-per-node N -m nano_ki.train` starts N processes (ranks), one for each GPU or CPU core. A step's batch is
 cut into `shards`, dealt out to the ranks. DDP adds the gradients up. With FSDP2 (--fsdp) each rank keeps 1/N of each
-matrix and its optimiser, and gathers the rest layer by layer. Without torchrun there is one rank. """
+matrix and its optimiser, and gathers the rest layer by layer. Without torchrun there is one rank.
+"""
 import gc
 import os
 import timeit

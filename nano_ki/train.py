@@ -7,7 +7,8 @@
 `train_step` is the method: two losses are added up, and each part is clipped and updated on its own. The rest
 of this file prepares it, watches it and saves what it made, in the run's folder (checkpoint.FILES).
 
-Read next: evaluate.py """
+Read next: evaluate.py
+"""
 import os
 import time
 from contextlib import nullcontext
@@ -140,7 +141,6 @@ def prepare(config, out, saved, policy, rank, size, tell):
         compile_blocks(model.vlm.vit, model.vlm, model.expert)
     unused = config.expert_from > 0 or config.updates > 1 or not (config.cross_entropy and config.flow_loss) and not config.freeze
     spread = ranks.spread(model, config.fsdp, unused)
-
     parts = {}          # two parts, two optimisers each (Muon, AdamW), clipped each on its own
     if not config.freeze:
         parts["vlm"] = model.vlm, optimisers(model.vlm, config.vlm_rate, config.vlm_adam), 0
@@ -254,8 +254,7 @@ def explain(job, size):
     for line in (f"recipe {c.recipe}, preset {c.preset}, device {c.device}, CPU threads {c.threads or 'any'}, seed {c.seed} -> {job.out}",
             f"losses: {' + '.join(names)}{f'; the flow gradient {stop}' * c.flow_loss}",
             f"data: {c.episodes} demonstrations of {len(world.KINDS[c.kinds])} kinds of object -> {len(data.tables)} samples",
-            f"{c.steps} steps of {c.batch} robot + {c.vlm_samples} question samples: {c.steps * c.batch / len(data.tables):.1f} "
-            f"passes over the data; {c.shards} shard(s) of each step on {size} process(es)",
+            f"{c.steps} steps of {c.batch} robot + {c.vlm_samples} question samples: {c.steps * c.batch / len(data.tables):.1f} passes over the data; {c.shards} shard(s) of each step on {size} process(es)",
             f"a chunk of {data.chunks[0].size} numbers is {data.tokens_per_chunk:.1f} FAST tokens, gamma {c.gamma:g}, {data.fast.vocab} tokens in all",
             f"before training the VLM answers {job.vqa_before['book']} on book pages, {job.vqa_before['robot']} on robot pictures"):
         say(line)
