@@ -58,16 +58,18 @@ def claimed(path, what):
     """Hold the file `path` while this process works on `what`. OSError if another living process holds it. If that one
     dies, others on its machine may take the file over at once, others on a network disk once it is stale."""
     path, over = Path(path), threading.Event()
+    with suppress(OSError):                                        # (open says what is wrong)
+        path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "x") as f:
                 json.dump([_place(), os.getpid(), _born(os.getpid())], f)
             break
         except FileExistsError:
             holder = _holder(path)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             raise OSError(f"cannot write {path} ({error}); free some space, or choose another folder") from None
         if holder:
             raise OSError(f"{what} is in use by {holder}; choose another, or wait (delete {path} if it is gone)")

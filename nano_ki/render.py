@@ -75,8 +75,7 @@ def picture_book(tables, rng, size=48):
     mix = (.5 + .5 * (np.cos(turn) * grid + np.sin(turn) * grid[:, None])).clip(0, 1)
     image = np.stack([a + (b - a) * mix for a, b in zip(*ends, strict=True)], -1)    # (a last axis of length 3 is slow)
     for p in range(pucks):
-        stamp(image, tables.puck[:, p], tables.kind[:, p, 1], world.PUCK * rng.uniform(.85, 1.15, batch),
-              RGB[tables.kind[:, p, 0]], rng.uniform(-.35, .35, batch))
+        stamp(image, tables.puck[:, p], tables.kind[:, p, 1], world.PUCK * rng.uniform(.85, 1.15, batch), RGB[tables.kind[:, p, 0]], rng.uniform(-.35, .35, batch))
     return _to_bytes(image)
 
 def robot_camera(tables, size=48, cloth=0.):

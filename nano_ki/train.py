@@ -229,8 +229,7 @@ def finish(job, size, began):
                "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()},
                "tokens_per_chunk": round(job.data.tokens_per_chunk, 2),
                "vqa_before": job.vqa_before["book"], "vqa_before_robot": job.vqa_before["robot"], **result}
-    if c.device == "cuda":
-        summary["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2 ** 20)
+    summary |= {"peak_gpu_mib": round(torch.cuda.max_memory_allocated() / 2 ** 20)} if c.device == "cuda" else {}
     write_json(out / "summary.json", summary)
     say(evaluate.table(summary))
     draw_curves(out)

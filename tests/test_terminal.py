@@ -154,6 +154,16 @@ def test_a_pre_training_that_was_stopped_goes_on_to_the_same_bits(tmp_path, caps
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pt", "a.pt.json", "b.pt", "b.pt.json"]
 
 
+def test_a_missing_folder_is_made_and_a_file_is_none(tmp_path):
+    pretrain.pretrain(configuration.make(**SMALL), tmp_path / "runs" / "new" / "a.pt", 1, 4)        # (as README has it)
+    program.write_json(tmp_path / "more" / "b.json", {})
+    assert (tmp_path / "runs" / "new" / "a.pt.json").exists() and (tmp_path / "more" / "b.json").exists()
+    with pytest.raises(OSError, match="choose a folder"):
+        program.write_json(tmp_path / "more" / "b.json" / "c.json", {})
+    with pytest.raises(OSError, match="another folder"):
+        pretrain.pretrain(configuration.make(**SMALL), tmp_path / "more" / "b.json" / "a.pt", 1, 4)
+
+
 def test_other_settings_or_rubbish_do_not_go_on_from_a_stopped_pre_training(tmp_path, capsys):
     config, out = configuration.make(**SMALL), tmp_path / "a.pt"
     pretrain.pretrain(config, out, 5, 4, stop=lambda step: step == 2)
