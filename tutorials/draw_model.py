@@ -100,7 +100,7 @@ def wall(pen):
     for top in LAYERS:
         arrow(pen, VLM[1], top + 12, EXPERT[0], top + 12)
         write(pen, 622, top, "memory: K, V", size=15)
-    write(pen, 684, 436, "memory: K and V of each layer,\nof the prefix, never of the answer", size=15)
+    write(pen, 684, 436, "memory: K and V of each layer,\nof the prefix and the landing\nplace, never of FAST tokens", size=15)
 
 
 def gradients(pen):
@@ -134,7 +134,7 @@ def captions(pen):
         x += draw.font_of(ZOOM * 22).getlength(text) / ZOOM
     write(pen, WIDTH / 2, 540, "A demonstrated motion is the target of both losses, as tokens and as "
           "numbers. Questions give a cross-entropy only.\nTo act: the prefix goes through the VLM once, "
-          "and the expert turns noise into motion. No answer is needed.", GREY, 15)
+          "it says where the finger lands, and the expert turns noise into motion. No FAST token is needed.", GREY, 15)
 
 
 def main():
@@ -145,7 +145,7 @@ def main():
     write(pen, 208, 132, "VLM:\n4 layers", size=20, anchor="lm", bold=True)
     write(pen, 758, 362, "action expert:\n4 layers", size=20, anchor="lm", bold=True)
     inputs(pen, sheet)
-    stack(pen, *VLM, 460, 378, "answer: FAST action\ntokens or words", "cross-entropy", BLUE)
+    stack(pen, *VLM, 460, 378, "landing place, FAST\ntokens; or words", "cross-entropy", BLUE)
     stack(pen, *EXPERT, 890, 418, "velocity: from\nnoise to action", "flow loss", ORANGE)
     write(pen, 890, 431, "noisy action x_t,\nflow time t")
     wall(pen)
