@@ -40,7 +40,7 @@ class Config:
     wobble: float = .06             # standard deviation of a random offset on each executed stroke (0 to .5)
     pucks: int = 3                  # pucks on each table (1 to 4)
     rate: int = 1                   # control rate r: a chunk has 16 r waypoints, r times as dense (1 to 8)
-    cloth: float = .4               # contrast of the chequered cloth on the robot's table (0 to .5)
+    cloth: float = .42              # contrast of the chequered cloth on the robot's table (0 to .5)
     image: int = 48                 # picture side in pixels, a multiple of 8 (16 to 192)
     # -- The model
     gamma: float = 6.               # FAST: coefficients are rounded to 1 / gamma (1 to 100)
@@ -62,7 +62,7 @@ class Config:
     clip: float = 1.                # gradient norm limit, for the VLM and for the expert each (1e-6 to 1e9)
     seed: int = 0                   # seed of everything random (0 to 2147483647)
     # -- Acting and evaluation
-    euler_steps: int = 5            # integration steps per chunk (1 to 1000)
+    euler_steps: int = 3            # integration steps per chunk (1 to 1000)
     execute: int = 8                # waypoints executed before the next plan (1 to 128)
     scenes: int = 400               # evaluation scenes in each test set (1 to 1e6)
     check_every: int = 200          # steps between short evaluations during training; 0: none (0 to 1e8)
