@@ -25,7 +25,8 @@ def run(arm="ki", seed=0, speed=1., flags=()):
     return {"arm": arm, "seed": seed, "flags": list(flags), "steps": 1200, "train_seconds": 400., "checks": checks, "success": sets,
             "right_puck": sets, "vqa_before": answers, "vqa_before_robot": answers, "vqa_after": answers, "vqa_after_robot": answers,
             "vqa_restricted": {"book": answers, "robot": answers}, "readable": {"place": .5, "colour": .9, "shape": .6},
-            "moved": {"vision encoder": .1, "head": .2}, "bend": {"seen": .01, "new_both": .02}}
+            "moved": {"vision encoder": .1, "head": .2}, "bend": {"seen": .01, "new_both": .02},
+            "landing": {"seen": {"said": None if arm == "pi0" else .03, "planned": .05}}}
 
 
 def test_the_page_and_readme_are_made_from_the_lines(monkeypatch, tmp_path):

@@ -152,6 +152,17 @@ def test_a_linear_map_reads_more_off_a_vlm_that_knows(data):
     assert a["place"] > b["place"] + .2 and a["colour"] > .9 and a["shape"] > b["shape"] + .2
 
 
+def test_where_the_finger_is_to_land(data, monkeypatch):
+    """The shipped VLM says it on a plain table; a perfect plan is off by nothing; who says nothing has no number."""
+    c = configuration.make(device="cpu", preset="laptop", cloth=0.)
+    known, silent = (checkpoint.new_model(replace(c, subtask=s), data.fast) for s in (True, False))
+    monkeypatch.setattr(evaluate, "policy_of", lambda model: world.stroke)
+    a, b = (more.landing(m, 60) for m in (known, silent))
+    for name in world.OBJECTS:
+        assert a[name]["said"] < .06 and b[name]["said"] is None, a
+        assert a[name]["planned"] == b[name]["planned"] < 1e-5
+
+
 # -- the statistics -----------------------------------------------------------------------------------
 
 

@@ -42,7 +42,7 @@ LEVELS = (.5, .8)
 DRAWN = ("ki", "joint", "pi0", "frozen")       # arms in the plots; the tables have all
 # What each file of lines is, and the command that makes it.
 FILES = {
-    "arms": "python -m tutorials.studies.compare --arms ki joint pi0 frozen reference blind",
+    "arms": "python -m tutorials.studies.compare --arms ki ki_no_subtask joint pi0 frozen reference blind",
     "rates": "python -m tutorials.studies.compare --search --arms ki pi0 joint frozen --steps 400 --scenes 100",
     "expert": "python -m tutorials.studies.expert RUN, of a run of ki",
     "first_world/arms": "python -m tutorials.studies.compare",
@@ -440,14 +440,21 @@ def suites(lines):
                                                             *(of_seeds(m, key, s) for s in world.TEST_SETS)] for a, m in arms.items()])
            for what, key in (("success", "success"), ("right puck moved most", "right_puck"))]
     some = next(iter(arms.values()))
-    rows = [["*before training*", *(answers(some, f"vqa_before{where}", kinds=kinds) for where in ("", "_robot")), ""]]
-    rows += [[f"**{a}**", *(answers(m, f"vqa_after{where}", kinds=kinds) for where in ("", "_robot")), f"{mean(m, 'train_seconds'):.0f}"]
-             for a, m in arms.items()]
-    out.append(table(["answers: " + " / ".join(kinds), "book", "robot pictures", "seconds of training, one thread"], rows))
+    rows = [["*before training*", *(answers(some, f"vqa_before{where}", kinds=kinds) for where in ("", "_robot")), "", ""]]
+    for a, m in arms.items():
+        steps = speed(climb(m), .8)
+        rows.append([f"**{a}**", *(answers(m, f"vqa_after{where}", kinds=kinds) for where in ("", "_robot")), f"{mean(m, 'train_seconds'):.0f}",
+                     "never" if steps is None else f"{steps:.0f}"])
+    out.append(table(["answers: " + " / ".join(kinds), "book", "robot pictures", "seconds of training, one thread", "steps to .8 on seen"], rows))
     if all("bend" in m for m in lines):
         sets = list(lines[0]["bend"])
         out.append(table(["how far off a linear map reads the goal, table units", *names(sets)],
                          [[f"**{a}**", *(f"{mean(m, 'bend', s):.3f}" for s in sets)] for a, m in arms.items()]))
+    if all("landing" in m for m in lines):
+        sets = list(lines[0]["landing"])
+        out.append(table(["how far off the landing place: as said / as planned", *names(sets)],
+                         [[f"**{a}**", *(" / ".join("-" if m[0]["landing"][s][how] is None else f"{mean(m, 'landing', s, how):.3f}"
+                                                    for how in ("said", "planned")) for s in sets)] for a, m in arms.items()]))
     return "\n\n".join(out)
 
 

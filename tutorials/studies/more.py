@@ -1,5 +1,5 @@
 """What a comparison asks of a finished run besides its summary: more test sets, answers restricted to their category,
-what a linear map reads off the memory, how far training moved the weights.
+what a linear map reads off the memory, where the finger is to land, how far training moved the weights.
 
     python -m tutorials.studies.more runs/ki-001          # prints JSON, and writes it to more.json in that folder
 """
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nano_ki import checkpoint, evaluate, probe, program, world
-from nano_ki.language import COLOUR, SHAPE, SLOTS
+from nano_ki.language import BINS, COLOUR, NUMBER0, SHAPE, SLOTS
 
 
 def random_policy(seed=0):
@@ -115,6 +115,23 @@ def readable(model, train=2000, test=1000):
     return {name: round(value.item(), 4) for name, value in out.items()}
 
 
+@torch.no_grad()
+def landing(model, n=500):
+    """How far from where the finger should land, in table units: {test set: {"said", "planned"}}, medians. Said: the words of
+    the subtask (None if the policy says none). Planned: the expert's fifth waypoint, where the scripted expert has arrived."""
+    out, rate = {}, model.config.rate
+    for name in world.OBJECTS:
+        tables = evaluate.test_scenes(name, n, 5000, model.config.pucks)
+        places = {"said": None, "planned": evaluate.policy_of(model)(tables)[:, 5 * rate - 1, :2]}
+        if model.said:
+            bins = model.vlm.generate(evaluate.inputs(model, tables), model.said, model.allowed).cpu().numpy() - NUMBER0
+            places["said"] = (bins + .5) * (2 * world.HALF / BINS) - world.HALF
+        right = world.landing_point(tables.target_xy(), tables.goal_xy())[0]
+        out[name] = {how: None if place is None else round(float(np.median(np.linalg.norm(place - right, axis=1))), 4)
+                     for how, place in places.items()}
+    return out
+
+
 def measure_more(model):
     """What a comparison asks besides, of a model that a run has saved: more test sets, answers restricted to their
     category, what can be read off the memory, how far the VLM's weights went."""
@@ -122,7 +139,7 @@ def measure_more(model):
     seed = evaluate.VALIDATION_SEED if c.validate else evaluate.TEST_SEED
     won, right = harder(model, c.scenes, seed)
     return {"success": won, "right_puck": right, "vqa_restricted": evaluate.vqa_both(model, free=False),
-            "readable": readable(model), "bend": bend(model), "moved": moved(model)}
+            "readable": readable(model), "bend": bend(model), "landing": landing(model), "moved": moved(model)}
 
 
 def main():
