@@ -68,7 +68,7 @@ class Data:
         tokens = self.fast.encode(strokes)
         self.tokens_per_chunk = float(np.mean([len(t) for t in tokens]))
         words = language.landing(self.tables.target_xy(), self.tables.goal_xy())[:, :LANDING * c.subtask]
-        rows = [np.concatenate((said, ids + FIRST_FAST, [END]) if c.fast_loss else (said,)) for said, ids in zip(words, tokens, strict=True)]
+        rows = [np.concatenate((said, *[ids + FIRST_FAST] * c.fast_loss, *[[END]] * (c.subtask or c.fast_loss))) for said, ids in zip(words, tokens, strict=True)]
         self.answers = pad_sequence([*map(torch.from_numpy, rows)], batch_first=True, padding_value=PAD).numpy()
 
     def __getitem__(self, place):

@@ -32,7 +32,7 @@ GOAL, VERB, X, Y, HEIGHT, SHAPE, COLOUR = range(SLOTS)
 SLOT_OF = {w: slot for slot, words in ((VERB, VERBS), (COLOUR, world.COLOURS), (SHAPE, world.SHAPES), (GOAL, world.GOALS), (HEIGHT, HEIGHTS)) for w in words}
 MOST_PUCKS = 4                         # on one picture
 ANSWER = 4 * MOST_PUCKS + 1            # longest text answer: four words for each puck, <end>
-LANDING = 2                            # words of a place, with which the robot's answer begins
+LANDING = 2                            # words of `landing`
 
 SENTENCES = {"push": "push the {COLOUR} {SHAPE} to the {GOAL}", "where": "where is the {COLOUR} {SHAPE}?",
              "find": "find the {COLOUR} {SHAPE}", "colour": "what colour is at {X} {Y}?",
@@ -95,7 +95,8 @@ def instruction(tables):
     return [prompt_text(p) for p in prompts]
 
 def landing(puck, goal):
-    """Where a finger lands to push a puck to a goal (both [B, 2], table units), in words: ids [B, 2] of x and y."""
+    """Where a finger lands to push a puck to a goal (both [B, 2], table units), in words: ids [B, 2] of x and y. A robot's
+    answer begins with them: a subtask, said before it acts, as in pi-0.5."""
     return NUMBER0 + to_bin(world.landing_point(puck, goal)[0])
 
 def lesson(tables, rng, *kinds):
