@@ -101,9 +101,8 @@ def landing(puck, goal):
 
 def lesson(tables, rng, *kinds):
     """Questions about pictures of `tables`: prompts [B, 7] and answers [B, ANSWER] (PAD after <end>). kinds: names in
-    LESSONS, to mix (default: all; else ValueError). "where" is answered x y, and "find" y x, so that x and y must both
-    be known in the prompt, which is all that the expert reads. In 70 % of these two, the slots that only commands use
-    hold words that do not matter. A command ("push") is answered by the place where a finger lands to push the puck there: see `landing`."""
+    LESSONS, to mix (default: all; else ValueError). "where" is answered x y, and "find" y x, so that both must be known in
+    the prompt. In 70 % of these two, the slots that only commands use hold words that do not matter. "push": `landing`."""
     if not set(kinds) <= set(LESSONS):
         raise ValueError(f"kinds are {', '.join(map(str, kinds))}; choose from {', '.join(LESSONS)}")
     batch, pucks = tables.puck.shape[:2]
