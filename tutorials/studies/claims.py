@@ -27,6 +27,7 @@ from tutorials.studies.compare import (
     difference,
     lines_of,
     pooled,
+    rate_flags,
     rate_of,
     scenes,
     seconds_a_step,
@@ -63,7 +64,10 @@ FILES = {
 
 
 def read(name):
-    return lines_of(RESULTS / f"{name}.jsonl")
+    """The lines of a file. Where the first world's name no VLM rate, it was that world's default."""
+    lines = lines_of(RESULTS / f"{name}.jsonl")
+    usual = rate_flags(.01) if name.startswith("first_world/") else []
+    return [m if "--vlm-rate" in m.get("flags", ["--vlm-rate"]) else {**m, "flags": [*usual, *m["flags"]]} for m in lines] if usual else lines
 
 
 def by_arm(lines):
@@ -318,7 +322,7 @@ def toggled(lines):
         ("as it comes", "ki", "joint"), ("without VLM data", "ki_no_vlm", "joint_no_vlm"), ("without FAST", "ki_no_fast", "pi0_vlm"),
         ("without either (each at its rate)", "frozen", "pi0"), ("the expert joins half way", "two_stage", "two_stage_joint"))], []
     changed = {}
-    for m in (m for file in ("alpha", "toggle", "data", "kinds") for m in read(file)):
+    for m in (m for file in ("alpha", "toggle", "data", "kinds") for m in read(f"first_world/{file}")):
         changed.setdefault(changes(m, "alpha", "robot_questions", "episodes", "kinds"), []).append(m)
     settings += [(name, mine, "ki", "joint") for name, mine in changed.items()]
     for name, mine, *pair in settings:
