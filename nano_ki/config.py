@@ -23,7 +23,7 @@ class Config:
     # -- The method
     recipe: str = "ki"              # ki: all losses, insulated | joint: not insulated | pi0: flow only | pi0_fast: FAST only | frozen: the expert only; sets the next six
     insulate: bool = True           # stop the flow loss at the memory: the one .detach() of the method
-    subtask: bool = True            # the robot's answer begins with where the finger lands, in words, which the expert reads too
+    subtask: bool = True            # the robot's answer begins with the place behind the puck, where a finger lands, in words; the expert reads them
     fast_loss: bool = True          # train the VLM on FAST action tokens (cross-entropy)
     vlm_samples: int = 24           # questions and captions in each batch; 0: no co-training (0 to 65536)
     flow_loss: bool = True          # train the action expert by flow matching
@@ -191,5 +191,6 @@ def check(c):
     refuse(c.flow_draws % c.updates, f"--flow-draws is {c.flow_draws}; it must be a multiple of --expert-updates {c.updates}")
     late = c.flow_loss and c.cross_entropy and not c.freeze and round(c.expert_from * c.steps) < c.steps
     refuse(c.expert_from and not late, "--expert-from needs a VLM that learns before, --flow-loss, and steps for the expert")
+    refuse(c.blind and c.subtask, "--blind hides the command, and --subtask tells where it leads; add --no-subtask")
     refuse(c.resume and not c.out, "--resume needs --out: which run?")
     return c

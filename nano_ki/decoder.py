@@ -6,8 +6,8 @@ The prefix (image tokens, prompt) is read bidirectionally; the answer (text or F
     prefix         all       .
     answer         all       causal
 
-One forward pass gives logits for the answer and, per layer, the (K, V) of the prefix, and of the answer's first
-words where the policy asks for them. That *memory* is what the action expert reads, in training and when acting.
+One forward pass gives logits for the answer and, per layer, the (K, V) of the prefix and of the answer's first `keep`
+tokens. That *memory* is what the action expert reads, in training and when acting.
 
 Try it: python -m nano_ki.decoder          Read next: flow.py
 """

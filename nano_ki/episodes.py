@@ -68,7 +68,7 @@ class Data:
         tokens = self.fast.encode(strokes)
         self.tokens_per_chunk = float(np.mean([len(t) for t in tokens]))
         words = language.landing(self.tables.target_xy(), self.tables.goal_xy())[:, :LANDING * c.subtask]
-        rows = [np.concatenate((said, *[ids + FIRST_FAST] * c.fast_loss, *[[END]] * (c.subtask or c.fast_loss))) for said, ids in zip(words, tokens, strict=True)]
+        rows = [np.concatenate((said, *[ids + FIRST_FAST] * c.fast_loss, [END if c.subtask or c.fast_loss else PAD])) for said, ids in zip(words, tokens, strict=True)]
         self.answers = pad_sequence([*map(torch.from_numpy, rows)], batch_first=True, padding_value=PAD).numpy()
 
     def __getitem__(self, place):
@@ -89,13 +89,13 @@ class Data:
             book = world.sample(rng, single - on_robot, pucks=c.pucks)
             shown = self.tables.take(rng.integers(len(self.tables), size=on_robot))
             image = np.concatenate((image, look(shown, c), render.picture_book(book, rng, c.image)))
-            parts = language.lesson(shown, rng, *language.QUESTIONS), language.lesson(book, rng)     # (a command gets tokens)
+            parts = language.lesson(shown, rng, *language.QUESTIONS), language.lesson(book, rng)     # (a command's answer is a robot's)
             asked, text = map(np.concatenate, zip(*parts, strict=True))
             prompt = np.concatenate((prompt, asked))
             rows = [torch.from_numpy(row) for row in (*answer, *text)]
             answer = pad_sequence(rows, batch_first=True, padding_value=PAD).numpy()
         if not c.compile:     # columns of padding alone cost time (but a compiled step wants equal shapes)
-            answer = answer[:, :(answer != PAD).any(0).sum()]
+            answer = answer[:, :max(1, (answer != PAD).any(0).sum())]
         pages, words, reply = two_pages(world.sample(rng, double, pucks=c.pucks), rng, c.image)
         return Batch(*map(torch.from_numpy, (image, prompt, answer, self.chunks[pick], pages, words, reply)))
 

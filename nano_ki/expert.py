@@ -55,7 +55,7 @@ class Expert(nn.Module):
         return torch.stack([layer(time) for layer in self.adapt], -2).unflatten(-1, (6, 1, -1))
 
     def forward(self, x, t, memory, modulation=None):
-        """Noisy chunks x [B, R, H, A] at times t [B, R], memory of B prefixes -> velocity [B, R, H, A].
+        """Noisy chunks x [B, R, H, A] at times t [B, R], memory of B samples -> velocity [B, R, H, A].
         The R draws of one sample share its memory and do not see each other. modulation: of t, where it is known."""
         modulation = self.modulation(t) if modulation is None else modulation
         h = self.enter(x.unflatten(2, (-1, PATCH)).flatten(3)) + self.position                     # [B, R, H / PATCH, E]
@@ -72,5 +72,5 @@ def draw_mask(prefix, draws, horizon, device=None):
 
 if __name__ == "__main__":
     expert, x = Expert(width=96, inner=64, depth=4, horizon=16, dims=3), torch.randn(8, 2, 16, 3)
-    memory = [(torch.randn(8, 2, 43, 32), torch.randn(8, 2, 43, 32))] * 4
+    memory = [(torch.randn(8, 2, 45, 32), torch.randn(8, 2, 45, 32))] * 4
     print(f"noisy chunks {tuple(x.shape)} -> velocity {tuple(expert(x, torch.rand(8, 2), memory).shape)}")

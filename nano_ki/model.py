@@ -10,8 +10,8 @@
 
 The expert must not see FAST tokens: they are the answer, and they do not exist yet when the robot acts. The
 paper has one transformer with two weight sets (arXiv 2505.23705). No VLM token attends to the expert, so the
-same is computed here in two passes: the VLM leaves (K, V) of the prefix in each layer, and the expert runs on
-this memory. Training and acting share that code, and insulation is one `.detach()`: `VLA.memory_for_expert`.
+same is computed here in two passes: the VLM leaves (K, V) of the prefix and of its first words in each layer, and the
+expert runs on this memory. Training and acting share that code, and insulation is one `.detach()`: `VLA.memory_for_expert`.
 
 Read next: train.py (the two losses are added up there), probe.py
 """
@@ -46,7 +46,7 @@ class VLA(nn.Module):
         self.expert_trains = True                       # (False before config.expert_from; see train.py)
 
     def memory_for_expert(self, memory):
-        """What the expert may read: per layer the (K, V) of the prefix, insulated or not.
+        """What the expert may read: per layer the (K, V) of the prefix and the subtask's words, insulated or not.
 
         THE STOP-GRADIENT. It detaches K and V of every layer, but only for the expert. So the flow loss reaches
         no weight of the VLM. The cross-entropy reaches all of them, because the VLM's own queries attend to the
@@ -66,14 +66,14 @@ class VLA(nn.Module):
     def losses(self, batch, generator=None):
         """The named losses of one batch: {"fast", "text", "flow", "ce"}, scalars, and "memory", which the expert read.
         "ce" is the mean over all real answer tokens, FAST and text alike (never over padding); "fast" and "text" are its
-        two parts. Without answers (flow-only recipes) the three are 0."""
+        two parts. Where the VLM has no loss (flow-only recipes) the three are 0."""
         robots = len(batch.chunk)
         loss, memory = self.read((batch.image, batch.prompt), batch.answer, self.said)
-        zero = memory[0][0].new_zeros(())
-        out = {"fast": zero, "text": zero, "ce": zero, "flow": zero}
+        out = dict.fromkeys(("fast", "text", "ce", "flow"), memory[0][0].new_zeros(()))
         if self.config.cross_entropy:
-            both = {"fast": [(loss[:robots, self.said:], batch.answer[:robots, self.said:])],
-                    "text": [(loss[:robots, :self.said], batch.answer[:robots, :self.said]), (loss[robots:], batch.answer[robots:])]}
+            words = self.said if self.config.fast_loss else batch.answer.shape[1]           # of a robot's answer; then comes FAST
+            both = {"fast": [(loss[:robots, words:], batch.answer[:robots, words:])],
+                    "text": [(loss[:robots, :words], batch.answer[:robots, :words]), (loss[robots:], batch.answer[robots:])]}
             if len(batch.reply):
                 both["text"].append((self.read(alternate(batch.pages, batch.words), batch.reply)[0], batch.reply))
             sums = {name: sum(loss.sum() for loss, _ in parts) for name, parts in both.items()}
@@ -108,7 +108,7 @@ class VLA(nn.Module):
 
     @torch.no_grad()
     def act(self, image, prompt, generator=None, steps=None):
-        """Flow: one pass over the prefix, the words of the subtask, then `steps` Euler steps on its memory -> chunks [B, H, A].
+        """Flow: one pass over the prefix, the words of the subtask, then `steps` Euler steps on this memory -> chunks [B, H, A].
         The actions are normalised (fast.restore gives table units). steps: default config.euler_steps. One robot gets
         one CPU thread: for products so small a second one is no faster, and on a busy machine four times slower."""
         with threads_kept(1 if len(image) == 1 else None):
@@ -146,8 +146,7 @@ class VLA(nn.Module):
             return ((ids >= NUMBER0) & (ids < FIRST_FAST)).expand(len(tokens), -1)
         # Coefficients that each id stands for. Words stand for none: they count as too long, and so never fit.
         size = torch.full_like(ids, longest + 1)
-        size[FIRST_FAST:] = torch.from_numpy(self.fast.lengths)
-        size[END] = 0
+        size[FIRST_FAST:], size[END] = torch.from_numpy(self.fast.lengths), 0
         left = longest - size[tokens[:, self.said:]].sum(1, keepdim=True)
         mask = size <= left
         mask[:, END] = left[:, 0] == 0

@@ -249,7 +249,7 @@ def explain(job, size):
     """Print what was derived, and why."""
     c, data = job.config, job.data
     stop = "cannot train the frozen VLM" if c.freeze else "stops at the memory" if c.insulate else "flows into the VLM"
-    names = ["subtask"] * (c.subtask and c.cross_entropy) + ["FAST"] * c.fast_loss + ["text"] * (c.vlm_samples > 0) + [f"{c.alpha:g} x flow"] * c.flow_loss
+    names = (["subtask"] * (c.subtask and c.cross_entropy) + ["FAST"] * c.fast_loss + ["text"] * (c.vlm_samples > 0)) * (not c.freeze) + [f"{c.alpha:g} x flow"] * c.flow_loss
     for line in (f"recipe {c.recipe}, preset {c.preset}, device {c.device}, CPU threads {c.threads or 'any'}, seed {c.seed} -> {job.out}",
             f"losses: {' + '.join(names)}{f'; the flow gradient {stop}' * c.flow_loss}",
             f"data: {c.episodes} demonstrations of {len(world.KINDS[c.kinds])} kinds of object -> {len(data.tables)} samples",

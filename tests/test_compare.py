@@ -76,6 +76,23 @@ def test_text_alone_can_teach_the_vlm(tiny):
     assert losses["fast"] == 0 and losses["text"] == losses["ce"] > 0 and losses["flow"] > 0
 
 
+@pytest.mark.parametrize("flags", [["--recipe", "pi0", "--subtask"], ["--no-fast-loss", "--vlm-samples", "0"], ["--no-fast-loss"],
+                                   ["--no-fast-loss", "--no-subtask", "--two-pages", "1"], ["--no-subtask"], ["--recipe", "pi0_fast", "--subtask"],
+                                   ["--recipe", "frozen", "--subtask"], ["--tokens", "binned"], ["--recipe", "frozen", "--blind"]])
+def test_losses_of_every_mixture(flags):
+    """Which losses there are, and what the expert reads, whatever is switched off."""
+    given = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
+    c = configuration.parse([*given, *flags])
+    data = episodes.Data(c)
+    vla, batch = fresh(c, data), data.batch()
+    losses = vla.losses(batch, torch.Generator().manual_seed(0))
+    assert (losses["flow"] > 0) == c.flow_loss and (losses["ce"] > 0) == c.cross_entropy
+    assert (losses["fast"] > 0) == c.fast_loss and (losses["text"] > 0) == (c.cross_entropy and (c.vlm_samples > 0 or c.subtask))
+    if c.flow_loss:
+        assert losses["memory"][0][0].shape == (8, 1, 36 + 7 + 2 * c.subtask, 32)
+        assert vla.remember(batch.image, batch.prompt)[0][0].shape[2] == losses["memory"][0][0].shape[2]
+
+
 def test_binned_tokens_are_one_for_each_number_and_as_exact_as_fast(tiny, data):
     binned = episodes.Data(replace(tiny, tokens="binned"))
     strokes = data.fast.restore(data.chunks)

@@ -130,7 +130,7 @@ def cli(*args, module="train"):
     (["--expert-from", "1200"], "below 1"), (["--expert-sees-fast"], "unrecognized"),
     (["--recipe", "joint", "--expert-updates", "2"], "use --insulate or --freeze"), (["--expert-updates", "3"], "a multiple of --expert-updates"),
     (["--recipe", "pi0", "--expert-updates", "2"], "use --insulate or --freeze"), (["--two-pages", "1.5"], "a share"),
-    (["--robot-questions", "2"], "a share"), (["--execute", "99"], "16 waypoints"), (["--alpha", "x"], "invalid float"),
+    (["--robot-questions", "2"], "a share"), (["--blind"], "add --no-subtask"), (["--execute", "99"], "16 waypoints"), (["--alpha", "x"], "invalid float"),
     (["--no-flow-loss", "--no-fast-loss", "--vlm-samples", "0"], "nothing to train"),
     (["--resume"], "needs --out"), (["--resume", "--out", "x", "--steps", "3"], "drop steps")])
 def test_bad_flags_get_a_clear_error(args, says, capsys):

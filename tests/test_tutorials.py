@@ -41,7 +41,7 @@ def test_what_pages_say_of_the_code_is_counted():
     from nano_ki import config, language
     text = (ROOT / "tutorials" / "TEACHING.md").read_text()
     assert "Twenty exercises" in text and len(check.CHECKS) == 20
-    assert "36 + 7 + 8 = 51" in text and (config.Config().image // 8) ** 2 + language.SLOTS + 8 == 51
+    assert "36 + 7 + 2 + 8 = 53" in text and (config.Config().image // 8) ** 2 + language.SLOTS + language.LANDING + 8 == 53
 
 
 PAGE = "# A page\n\n```python\nx = 2\nprint('x is', x / 3)\n```\n```text\nx is 0.667\n```\n\n```python quote=nano_ki/flow.py\n    return action - noise\n```\n"
