@@ -51,9 +51,9 @@ def optimisers(part, muon_rate, adam_rate):
     return [Muon([{"params": list(hidden.values()), "peak": muon_rate}], lr=muon_rate, momentum=.95, weight_decay=0.),
             torch.optim.AdamW([{"params": rest, "peak": adam_rate}], lr=adam_rate, betas=(.9, .95), weight_decay=0.)]
 
-def schedule(step, steps, warmup):
-    """Factor on the learning rate: linear warm-up, flat, linear to 0 over the second half."""
-    return min(1, (step + 1) / warmup, 2 * (1 - step / steps))
+def schedule(step, steps, warmup, flat):
+    """Factor on the learning rate: linear warm-up, flat up to a share `flat` of the steps, then linear to 0."""
+    return min(1, (step + 1) / warmup, (1 - step / steps) / (1 - flat))
 
 def set_rate(optimiser, factor):
     for group in optimiser.param_groups:

@@ -109,7 +109,7 @@ def _pretrain(config, path, job, stop, steps, batch, seed, rate, start):
             vlm.zero_grad(set_to_none=True)
             loss.backward()
             for optimiser in groups:
-                optim.set_rate(optimiser, optim.schedule(step, steps, 100))
+                optim.set_rate(optimiser, optim.schedule(step, steps, 100, flat=.5))
                 optimiser.step()
             done, smooth = step + 1, loss.item() if smooth is None else .98 * smooth + .02 * loss.item()
             bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)

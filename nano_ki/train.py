@@ -51,7 +51,7 @@ def train_step(model, parts, batches, generators, config, step):
         for name, (part, its_optimisers, first) in parts.items() if number == 0 else [("expert", parts["expert"])]:
             norms[name] = clip(part, config.clip)
             for optimiser in its_optimisers:     # (before its first step a part has no gradients, and nothing happens)
-                set_rate(optimiser, schedule(max(0, step - first), config.steps - first, config.warmup))
+                set_rate(optimiser, schedule(max(0, step - first), config.steps - first, config.warmup, flat=.2))
                 optimiser.step()
         if not all(memories := read):            # (no expert is trained, or not yet)
             break

@@ -294,7 +294,7 @@ def test_one_batch_is_learned_by_heart(tiny, data):
         model.zero_grad()
         (out["ce"] + out["flow"]).backward()
         for o in groups:
-            set_rate(o, schedule(step, 200, 10))
+            set_rate(o, schedule(step, 200, 10, .5))
             o.step()
     assert out["ce"] < .05
     chunk = model.act(batch.image[:8], batch.prompt[:8], noise)
