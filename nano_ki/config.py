@@ -54,8 +54,8 @@ class Config:
     # -- Training
     steps: int = 800                # training steps (1 to 1e8)
     batch: int = 64                 # samples in each step, besides those of --vlm-samples (1 to 65536)
-    vlm_rate: float = .01           # Muon learning rate of the VLM's hidden matrices (1e-9 to 10)
-    vlm_adam: float = .01           # AdamW learning rate of the VLM's embeddings and head (1e-9 to 10)
+    vlm_rate: float = .003          # Muon learning rate of the VLM's hidden matrices (1e-9 to 10)
+    vlm_adam: float = .003          # AdamW learning rate of the VLM's embeddings and head (1e-9 to 10)
     expert_rate: float = .03        # Muon learning rate of the expert's hidden matrices (1e-9 to 10)
     expert_adam: float = .0045      # AdamW learning rate of the rest of the expert (1e-9 to 10)
     warmup: int = 20                # steps of linear warm-up; after a fifth of the steps the rates fall linearly to 0 (1 to 1e8)
