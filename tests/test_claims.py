@@ -56,8 +56,8 @@ def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     (tmp_path / "first_world" / "speed.jsonl").write_text('{"arm": "ki", "seconds": 0.5}\n')
     assert "| ki | 3 |" in claims.faster(lines) and "| 500 |" in claims.faster(lines)
     assert claims.config_of(run(flags=["--gamma", "4", "--alpha", "2", "--gamma", "3"])).gamma == 3      # (the last one given)
-    taught = claims.teach(lines)
-    assert "| flow | 0.01 | 1200 | - | 3 |" in taught and "| flow, gamma 40 | 0.01 | 1200 | - | 3 |" in taught and "FAST" not in taught
+    taught = claims.teach(lines)               # (a file of the first world has that world's default, .01)
+    assert "| flow | 0.003 | 1200 | - | 3 |" in taught and "| flow, gamma 40 | 0.01 | 1200 | - | 3 |" in taught and "FAST" not in taught
     swept = claims.how_rich([run("ki", 0, .5, ["--kinds", "3"])])
     assert [re.match(r"\| ki \| (\w+) \| (\d) ", row).groups() for row in swept.splitlines()[2:]] == [("3", "1"), ("seen", "3")]
     assert [row.split("|")[1:5] for row in claims.ablation(lines).splitlines()[2:]] == [
