@@ -1,6 +1,7 @@
 import io
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 torch.set_num_threads(1)      # small tensors: one thread is as fast, and leaves the other core alone
 os.environ["OMP_NUM_THREADS"] = "1"                                     # (in child processes, too)
+
+# A suite that was started in the background ignores Ctrl-C and a closed terminal, and so would the programs that it starts.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (getattr(signal, "SIGHUP", signal.SIGINT), signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 # Settings small enough for a test: no shipped VLM, few demonstrations, tiny networks.
 TINY = dict(device="cpu", preset="laptop", vlm="", vlm_width=32, vit_depth=1, depth=2, expert_width=32,
