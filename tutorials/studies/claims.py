@@ -18,7 +18,7 @@ from nano_ki import draw, episodes, program, world
 from nano_ki.config import Config
 from nano_ki.evaluate import wilson
 from nano_ki.fast import FAST
-from nano_ki.language import LANDING, SLOTS
+from nano_ki.language import SLOTS
 from nano_ki.model import VLA
 from tutorials.studies import bench
 from tutorials.studies.compare import (
@@ -66,8 +66,11 @@ FILES = {
 def read(name):
     """The lines of a file. Where the first world's name no VLM rate, it was that world's default."""
     lines = lines_of(RESULTS / f"{name}.jsonl")
-    usual = rate_flags(.01) if name.startswith("first_world/") else []
-    return [m if "--vlm-rate" in m.get("flags", ["--vlm-rate"]) else {**m, "flags": [*usual, *m["flags"]]} for m in lines] if usual else lines
+    if name.startswith("first_world/"):
+        for m in lines:
+            if "flags" in m and "--vlm-rate" not in m["flags"]:
+                m["flags"] = [*rate_flags(.01), *m["flags"]]
+    return lines
 
 
 def by_arm(lines):
@@ -251,7 +254,7 @@ def measure_latency():
         with torch.no_grad():
             for name, count in ways.items():
                 out.append({"horizon": length, "by": name, "tokens": count,
-                            "ms": ms(model.vlm.generate, (image, prompt), LANDING + count, model.allowed)})
+                            "ms": ms(model.vlm.generate, (image, prompt), model.said + count, model.allowed)})
         if flow:
             out.extend({"horizon": length, "by": f"flow, {n} steps", "ms": ms(model.act, image, prompt, None, n)} for n in (Config.euler_steps, 10))
     _, strokes = episodes.demonstrate(np.random.default_rng(1), 2000, world.KINDS["seen"])

@@ -108,7 +108,6 @@ def run(arm, seed, flags, results, root, threads):
 def run_all(jobs, results, root, at_once, threads):
     """Run (arm, seed, flags) jobs, `at_once` together, those that `results` holds already left out.
     Returns the number that failed."""
-    results.parent.mkdir(parents=True, exist_ok=True)
     done = {(m["arm"], m["seed"], *m["flags"]) for m in lines_of(results) if {"arm", "seed", "flags"} <= set(m)}
     todo = [job for job in jobs if (job[0], job[1], *job[2]) not in done]
     print(f"{len(todo)} runs to do, {at_once} at a time, {threads} threads each", flush=True)
