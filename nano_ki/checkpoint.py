@@ -5,6 +5,7 @@ The step number seeds batches and noise, so a run that was stopped and goes on h
 import json
 import os
 import sys
+import time
 import zipfile
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -20,8 +21,9 @@ from nano_ki.decoder import VLM
 from nano_ki.fast import FAST
 from nano_ki.model import VLA
 
-FORMAT, VLM_FORMAT = "nano_ki run 2", "nano_ki VLM 1"
+FORMAT, VLM_FORMAT = "nano_ki run 3", "nano_ki VLM 1"
 LATEST, BEFORE = "checkpoint.pt", "checkpoint-before.pt"
+TOKENIZED = ("rate", "gamma", "fast_vocab", "tokens")        # what a tokenizer is fitted to
 CLAIM = "running.json"                        # in the folder of a run while a process works in it
 FILES = (LATEST, BEFORE, "config.json", "curves.png", "metrics.jsonl", "rollouts.gif", "summary.json")
 
@@ -53,36 +55,53 @@ def new_vlm(config, fast_vocab=0):
     """An untrained VLM of the sizes in config, with room for so many FAST tokens."""
     return VLM(config.vlm_width, config.vit_depth, config.depth, config.image, language.FIRST_FAST + fast_vocab, language.SLOTS, language.ANSWER)
 
-def sizes(config):                            # (that a stored VLM must share)
-    return {name: getattr(config, name) for name in ("vlm_width", "vit_depth", "depth", "image")}
+def sizes(config, *more):                     # (that a stored VLM must share)
+    return {name: getattr(config, name) for name in ("vlm_width", "vit_depth", "depth", "image", *more)}
 
 def find(path):
     """A path as given, or inside the project if it is relative and not found from here."""
     path = Path(path)
     return path if path.exists() or path.is_absolute() else program.ROOT / path
 
-def save_vlm(vlm, path, config):
-    content = {"format": VLM_FORMAT, "sizes": sizes(config), "words": list(language.WORDS), "weights": vlm.state_dict()}
+def save_vlm(vlm, path, config, fast=None, **made):
+    """Write a VLM, and beside it, in path.json, how it was made. fast: its tokenizer, which makes it a generalist."""
+    content = {"format": VLM_FORMAT, "sizes": sizes(config, *TOKENIZED * bool(fast)), "words": list(language.WORDS),
+               "weights": vlm.state_dict(), "fast": fast and fast.state()}
     program.write_whole(path, lambda f: torch.save(content, f))
+    made |= {"commit": program.commit(), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__}
+    program.write_json(f"{path}.json", made)
+    return made
+
+def begin(path, config):
+    """What a run can start from: the weights of a VLM, and a generalist's tokenizer, else None. path: a file of `save_vlm`, or
+    a run's folder. ValueError if it does not fit config, FileNotFoundError if it is gone."""
+    path = find(path)
+    if path.is_dir():
+        saved = load(path)
+        weights = {name.removeprefix("vlm."): weight for name, weight in saved["model"].items() if name.startswith("vlm.")}
+        found, fast = sizes(saved["config"], *TOKENIZED), saved["fast"]
+    elif path.exists():
+        with stored(path, VLM_FORMAT, f"; make it again ({path}.json says how)") as content:
+            refuse(content["words"] != list(language.WORDS), "it knows other words than this code")
+            weights, found, fast = content["weights"], content["sizes"], content.get("fast") and FAST.from_state(content["fast"])
+    else:
+        raise FileNotFoundError(f"no VLM at {path}; make it with: python -m nano_ki.pretrain --out {path}")
+    own = sizes(config, *TOKENIZED * bool(fast))
+    refuse(found != own, f"{path} was made with {found}, this run has {own}; choose another --start")
+    return weights, fast
 
 def load_vlm(vlm, path, config):
-    """Copy a stored VLM into `vlm`, but for FAST tokens. ValueError if it does not fit, FileNotFoundError if gone."""
-    path, own = find(path), sizes(config)
-    if not path.exists():
-        raise FileNotFoundError(f"no VLM at {path}; make it with: python -m nano_ki.pretrain --out {path}")
-    with stored(path, VLM_FORMAT, f"; make it again with: python -m nano_ki.pretrain --out {path}") as content:
-        weights, found = content["weights"], content.get("sizes")
-    refuse(found != own, f"{path} was made with {found}, this run has {own}; choose another --vlm")
-    refuse(content.get("words") != list(language.WORDS) or set(weights) != set(vlm.state_dict()),
-           f"{path} holds other words or weights than this code knows; make it with: python -m nano_ki.pretrain")
-    for name, weight in vlm.state_dict().items():            # (the file may have fewer words and answer positions)
+    """Copy the VLM that `begin` finds into `vlm`, which may have more words and longer answers. Errors as there."""
+    weights, own = begin(path, config)[0], vlm.state_dict()
+    refuse(set(weights) != set(own) or any(len(weights[name]) > len(own[name]) for name in own), f"{path} holds other weights than this VLM; make it again")
+    for name, weight in own.items():
         weight[:len(weights[name])] = weights[name]
 
 def new_model(config, fast, pretrained=True, policy=VLA):
-    """A fresh policy on config.device. Its VLM is the pre-trained one that config.vlm names, if any."""
+    """A fresh policy on config.device. Its VLM is the one that config.start names, if any."""
     model = policy(config, fast)
-    if config.vlm and pretrained:
-        load_vlm(model.vlm, config.vlm, config)
+    if config.start and pretrained:
+        load_vlm(model.vlm, config.start, config)
     return model.to(config.device)
 
 def open_folder(config):

@@ -21,18 +21,17 @@ from nano_ki.world import KINDS, STEPS
 @dataclass(frozen=True)
 class Config:
     # -- The method
-    recipe: str = "ki"              # ki: all losses, insulated | joint: not insulated | pi0: flow only | pi0_fast: FAST only | frozen: the expert only; sets the next six
+    recipe: str = "ki"              # ki: all losses, insulated | joint: not insulated | pi0: flow only | frozen: the same, insulated | pi0_fast: FAST only | generalist: FAST and text | post: flow only, insulated, on a generalist and three kinds
     insulate: bool = True           # stop the flow loss at the memory: the one .detach() of the method
     subtask: bool = True            # the robot's answer begins with the place behind the puck, where a finger lands, in words; the expert reads them
     fast_loss: bool = True          # train the VLM on FAST action tokens (cross-entropy)
     vlm_samples: int = 24           # questions and captions in each batch; 0: no co-training (0 to 65536)
     flow_loss: bool = True          # train the action expert by flow matching
-    freeze: bool = False            # keep the VLM fixed and train the expert only
     alpha: float = 1.               # weight of the flow loss (0 to 1e6)
-    flow_draws: int = 4             # noises and times per sample that share one pass of the VLM (1 to 4096)
-    expert_updates: int = 0         # the draws are dealt out to so many updates of the expert; more than one needs a memory that the flow loss cannot change: --insulate or --freeze; 0: 2 there, else 1 (0 to 4096)
+    flow_draws: int = 8             # noises and times per sample that share one pass of the VLM (1 to 4096)
+    expert_updates: int = 0         # the draws are dealt out to so many updates of the expert; more than one needs a memory that the flow loss cannot change: --insulate; 0: 4 there, else 1 (0 to 4096)
     two_pages: float = .125         # a share of the questions is about two book pages (0 to 1)
-    robot_questions: float = .5     # a share of the other questions is about robot pictures, the rest about book pages (0 to 1)
+    robot_questions: float = .375   # a share of the other questions is about robot pictures, the rest about book pages (0 to 1)
     # -- The world and its demonstrations
     kinds: str = "seen"             # objects in the demonstrations: a set of kinds that world.py names
     holes: bool = True              # leave a part of the table, and one goal of each kind, out of the demonstrations
@@ -45,20 +44,19 @@ class Config:
     # -- The model
     gamma: float = 6.               # FAST: coefficients are rounded to 1 / gamma (1 to 100)
     fast_vocab: int = 320           # FAST: tokens in all (16 to 30000)
-    vlm: str = "data/vlm.pt"        # pre-trained VLM to start from ("": none), of the same image and next three sizes
+    start: str = "data/vlm.pt"      # what training starts from ("": nothing): the file of a VLM or of a generalist, or a run's folder, of the same sizes; the expert is always new
     vlm_width: int = 64             # width of the VLM, a multiple of 32, which is one head (32 to 8192)
     vit_depth: int = 2              # layers of the vision transformer (0 to 128)
     depth: int = 4                  # layers of the decoder, and of the expert (1 to 128)
-    vlm_steps: int = 0              # steps of pre-training where --vlm is not there; 0: an error (0 to 1e8)
-    expert_width: int = 96          # width of the action expert (1 to 8192)
+    vlm_steps: int = 0              # steps of pre-training where --start is not there; 0: an error (0 to 1e8)
+    expert_width: int = 64          # width of the action expert (1 to 8192)
     # -- Training
     steps: int = 800                # training steps (1 to 1e8)
     batch: int = 64                 # samples in each step, besides those of --vlm-samples (1 to 65536)
     vlm_rate: float = .003          # Muon learning rate of the VLM's hidden matrices (1e-9 to 10)
     vlm_adam: float = .003          # AdamW learning rate of the VLM's embeddings and head (1e-9 to 10)
-    expert_rate: float = .03        # Muon learning rate of the expert's hidden matrices (1e-9 to 10)
-    expert_adam: float = .0045      # AdamW learning rate of the rest of the expert (1e-9 to 10)
-    warmup: int = 20                # steps of linear warm-up; after a fifth of the steps the rates fall linearly to 0 (1 to 1e8)
+    expert_rate: float = .03        # Muon learning rate of the expert's hidden matrices; AdamW's, for the rest: x .15 (1e-9 to 10)
+    warmup: int = 20                # steps of linear warm-up; then the rates fall linearly to 0 (1 to 1e8)
     clip: float = 1.                # gradient norm limit, for the VLM and for the expert each (1e-6 to 1e9)
     seed: int = 0                   # seed of everything random (0 to 2147483647)
     # -- Acting and evaluation
@@ -70,6 +68,7 @@ class Config:
     out: str = ""                   # folder of the run ("": a new one under runs/)
     resume: bool = False            # go on with the run that --out holds
     overwrite: bool = False         # replace the run that --out already holds
+    ship: str = ""                  # also write the finished VLM and its tokenizer to this file, for --start
     save_every: int = 200           # steps between checkpoints (1 to 1e8)
     # -- The machine
     preset: str = "auto"            # auto | laptop | gpu | big: sizes for the machine
@@ -82,7 +81,6 @@ class Config:
     compile: bool = False           # compile the transformer blocks (one minute at the start)
     # -- Studies: what only comparisons change
     tokens: str = "fast"            # fast | binned: one token for each number, in order of time
-    expert_from: float = 0.         # the expert joins after this share of the steps, below 1 (0 to .999)
     blind: bool = False             # hide the command's words from the policy (a control)
     validate: bool = False          # evaluate in other scenes than the test's, to choose settings in
 
@@ -92,9 +90,14 @@ class Config:
         return self.fast_loss or self.vlm_samples > 0
 
     @property
+    def vlm_learns(self):
+        """Whether any loss reaches the VLM."""
+        return self.cross_entropy or not self.insulate
+
+    @property
     def updates(self):
         """Updates of the expert in one step. More than one share a pass of the VLM, which the first must not change."""
-        return self.expert_updates or (math.gcd(2, self.flow_draws) if self.insulate or self.freeze else 1)
+        return self.expert_updates or (math.gcd(4, self.flow_draws) if self.insulate else 1)
 
 def helps():
     """Read the source of Config. Returns {field: its comment} and {field: the heading above it}."""
@@ -108,14 +111,15 @@ def helps():
 NOTES, HEADINGS = helps()
 BOUNDS = {name: (float(found[1]), float(found[2])) for name, note in NOTES.items()         # both are allowed
           if (found := re.search(r"\((\S+) to (\S+)\)$", note))}
-RECIPES = {"ki": {}, "joint": dict(insulate=False), "pi0": dict(insulate=False, subtask=False, fast_loss=False, vlm_samples=0),
-           "pi0_fast": dict(insulate=False, subtask=False, flow_loss=False, vlm_samples=0),
-           "frozen": dict(subtask=False, fast_loss=False, vlm_samples=0, freeze=True)}
+FLOW = dict(subtask=False, fast_loss=False, vlm_samples=0)
+RECIPES = {"ki": {}, "joint": dict(insulate=False), "pi0": dict(FLOW, insulate=False), "frozen": FLOW,
+           "pi0_fast": dict(subtask=False, flow_loss=False, vlm_samples=0), "generalist": dict(flow_loss=False, vlm_rate=.01, vlm_adam=.01),
+           "post": dict(fast_loss=False, vlm_samples=0, start="data/generalist.pt", kinds="3", steps=600, vlm_rate=.01, vlm_adam=.01, flow_draws=2, expert_updates=1)}
 # `gpu` is large enough to keep one GPU busy, and its first run makes its VLM (22 M). `big` (408 M) measures speed.
 GPU = dict(image=96, pucks=4, rate=2, execute=16, fast_vocab=512, vlm_width=384, vit_depth=4, depth=8,
-           expert_width=192, vlm="runs/vlm-gpu.pt", vlm_steps=6000, batch=256, vlm_samples=96, episodes=40000,
+           expert_width=192, start="runs/vlm-gpu.pt", vlm_steps=6000, batch=256, vlm_samples=96, episodes=40000,
            steps=3000, scenes=1000, check_every=1000, bfloat16=True, compile=True, workers=12)
-BIG = dict(GPU, vlm_width=1024, vit_depth=6, depth=18, expert_width=512, vlm="", vlm_steps=0, batch=128,
+BIG = dict(GPU, vlm_width=1024, vit_depth=6, depth=18, expert_width=512, start="", vlm_steps=0, batch=128,
            vlm_samples=48, episodes=4000, steps=100, warmup=10, scenes=16, check_every=0)
 PRESETS = {"laptop": {}, "gpu": GPU, "big": BIG}
 CHOICES = {"recipe": tuple(RECIPES), "preset": ("auto", *PRESETS), "kinds": tuple(KINDS), "tokens": ("fast", "binned"), "device": ("auto", "cpu", "cuda", "mps")}
@@ -185,12 +189,10 @@ def check(c):
     refuse(c.execute > c.rate * STEPS, f"--execute is {c.execute}; a chunk has {c.rate * STEPS} waypoints")
     refuse(c.pucks > len(KINDS[c.kinds]), f"--pucks is {c.pucks}, more than --kinds {c.kinds} has; lower it")
     refuse(c.batch % c.shards or c.vlm_samples % c.shards, f"--shards is {c.shards}; it must divide --batch {c.batch} and --vlm-samples {c.vlm_samples}")
-    refuse(not c.flow_loss and (c.freeze or not c.fast_loss), "nothing to train is left; add --flow-loss")
-    refuse(c.expert_updates > 1 and not (c.insulate or c.freeze), f"--expert-updates is {c.expert_updates}, but the flow loss "
-           "changes the memory that they would share; use --insulate or --freeze, or 1")
+    refuse(not c.flow_loss and not c.fast_loss, "nothing that could act is trained; add --flow-loss")
+    refuse(c.expert_updates > 1 and not c.insulate, f"--expert-updates is {c.expert_updates}, but the flow loss "
+           "changes the memory that they would share; use --insulate, or 1")
     refuse(c.flow_draws % c.updates, f"--flow-draws is {c.flow_draws}; it must be a multiple of --expert-updates {c.updates}")
-    late = c.flow_loss and c.cross_entropy and not c.freeze and round(c.expert_from * c.steps) < c.steps
-    refuse(c.expert_from and not late, "--expert-from needs a VLM that learns before, --flow-loss, and steps for the expert")
     refuse(c.blind and c.subtask, "--blind hides the command, and --subtask tells where it leads; add --no-subtask")
     refuse(c.resume and not c.out, "--resume needs --out: which run?")
     return c

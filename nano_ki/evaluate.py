@@ -178,7 +178,7 @@ def table(summary):
     if "train_seconds" in s:
         rows["seconds"] = f"training {s['train_seconds']}, all {s['total_seconds']}; peak memory {s['peak_rss_mib'] or 'unknown'} MiB"
         step, waits = 1000 * s["train_seconds"] / s["steps"], 100 * s["data_wait_share"]
-        rows["speed"] = f"{step:.0f} ms a step, {waits:.0f} % of the time spent waiting for data"
+        rows["speed"] = f"{step:.0f} ms a step, {s['samples_a_second']:.0f} samples a second; {waits:.0f} % of the time spent waiting for data"
     return "\n".join(f"{name:24s}{text}" for name, text in rows.items())
 
 def main():

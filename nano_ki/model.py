@@ -43,7 +43,6 @@ class VLA(nn.Module):
         self.expert = Expert(c.expert_width, c.vlm_width, c.depth, fast.horizon, fast.dims)
         self.fast, self.insulate = fast, c.insulate
         self.said = LANDING * c.subtask                 # words with which the answer begins, and which the expert reads
-        self.expert_trains = True                       # (False before config.expert_from; see train.py)
 
     def memory_for_expert(self, memory):
         """What the expert may read: per layer the (K, V) of the prefix and the subtask's words, insulated or not.
@@ -65,22 +64,19 @@ class VLA(nn.Module):
 
     def losses(self, batch, generator=None):
         """The named losses of one batch: {"fast", "text", "flow", "ce"}, scalars, and "memory", which the expert read.
-        "ce" is the mean over all real answer tokens, FAST and text alike (never over padding); "fast" and "text" are its
-        two parts. Where the VLM has no loss (flow-only recipes) the three are 0."""
+        "ce" is the mean over all real answer tokens, FAST and text alike (never over padding); "fast" and "text" (words and
+        <end>) are its two parts. Where the VLM has no loss (flow-only recipes) the three are 0."""
         robots = len(batch.chunk)
         loss, memory = self.read((batch.image, batch.prompt), batch.answer, self.said)
         out = dict.fromkeys(("fast", "text", "ce", "flow"), memory[0][0].new_zeros(()))
         if self.config.cross_entropy:
-            words = self.said if self.config.fast_loss else batch.answer.shape[1]           # of a robot's answer; then comes FAST
-            both = {"fast": [(loss[:robots, words:], batch.answer[:robots, words:])],
-                    "text": [(loss[:robots, :words], batch.answer[:robots, :words]), (loss[robots:], batch.answer[robots:])]}
+            answers = [(loss, batch.answer)]
             if len(batch.reply):
-                both["text"].append((self.read(alternate(batch.pages, batch.words), batch.reply)[0], batch.reply))
-            sums = {name: sum(loss.sum() for loss, _ in parts) for name, parts in both.items()}
-            real = {name: sum((ids != PAD).sum() for _, ids in parts) for name, parts in both.items()}
-            out |= {name: sums[name] / real[name].clamp(min=1) for name in both}
-            out["ce"] = sum(sums.values()) / sum(real.values())
-        if self.config.flow_loss and self.expert_trains:
+                answers.append((self.read(alternate(batch.pages, batch.words), batch.reply)[0], batch.reply))
+            loss, ids = (torch.cat([x.flatten() for x in both]) for both in zip(*answers, strict=True))
+            masks = {"fast": ids >= FIRST_FAST, "text": (ids < FIRST_FAST) & (ids != PAD), "ce": ids != PAD}
+            out |= {name: (loss * mask).sum() / mask.sum().clamp(min=1) for name, mask in masks.items()}
+        if self.config.flow_loss:
             out["memory"] = self.memory_for_expert([(k[:robots], v[:robots]) for k, v in memory])
             out["flow"] = self.flow_loss(batch, out["memory"], generator)
         return out

@@ -44,20 +44,17 @@ def orthogonal(x, coefficients, steps):
     return x
 
 def optimisers(part, muon_rate, adam_rate):
-    """[Muon on the hidden matrices of a module, AdamW on the rest]. Each group keeps its rate in "peak", for `set_rate`."""
+    """[Muon on the hidden matrices of a module, AdamW on the rest]. Each group keeps its rate in "peak", for `set_rates`."""
     trained = {name: p for name, p in part.named_parameters() if p.requires_grad}
     hidden = {name: p for name, p in trained.items() if p.ndim == 2 and name.removeprefix("vit.").startswith(HIDDEN)}
     rest = [p for name, p in trained.items() if name not in hidden]
     return [Muon([{"params": list(hidden.values()), "peak": muon_rate}], lr=muon_rate, momentum=.95, weight_decay=0.),
             torch.optim.AdamW([{"params": rest, "peak": adam_rate}], lr=adam_rate, betas=(.9, .95), weight_decay=0.)]
 
-def schedule(step, steps, warmup, flat):
-    """Factor on the learning rate: linear warm-up, flat up to a share `flat` of the steps, then linear to 0."""
-    return min(1, (step + 1) / warmup, (1 - step / steps) / (1 - flat))
-
-def set_rate(optimiser, factor):
-    for group in optimiser.param_groups:
-        group["lr"] = factor * group["peak"]
+def set_rates(optimisers, step, steps, warmup, flat=0.):
+    """Learning rates of this step: linear warm-up to their peak, which they keep up to a share `flat` of the steps, then linear to 0."""
+    for group in [group for optimiser in optimisers for group in optimiser.param_groups]:
+        group["lr"] = group["peak"] * min(1, (step + 1) / warmup, (1 - step / steps) / (1 - flat))
 
 def clip(part, limit):
     """Scale the gradients of one part down to norm `limit`; returns the norm before, a float. (One norm over both parts

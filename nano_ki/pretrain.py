@@ -53,37 +53,32 @@ def compile_blocks(*stacks):
 
 def make_vlm(config, tell):
     """Pre-train the VLM that config names, if it is not there and --vlm-steps says for how long."""
-    if not (config.vlm and config.vlm_steps) or checkpoint.find(config.vlm).exists():
+    if not (config.start and config.vlm_steps) or checkpoint.find(config.start).exists():
         return
     if ranks.who()[1] > 1:
-        raise ValueError(f"no VLM at {config.vlm}; make it first, by one process: python -m nano_ki.pretrain --preset "
-                         f"{config.preset} --steps {config.vlm_steps} --batch {config.batch} --out {config.vlm}")
-    tell(f"no VLM at {config.vlm}: pre-training one, {config.vlm_steps} steps of {config.batch} pages")
-    made = pretrain(config, config.vlm, config.vlm_steps, config.batch)
+        raise ValueError(f"no VLM at {config.start}; make it first, by one process: python -m nano_ki.pretrain --preset "
+                         f"{config.preset} --steps {config.vlm_steps} --batch {config.batch} --out {config.start}")
+    tell(f"no VLM at {config.start}: pre-training one, {config.vlm_steps} steps of {config.batch} pages")
+    made = pretrain(config, config.start, config.vlm_steps, config.batch)
     if made is None:                         # (it was stopped, and saved)
         raise KeyboardInterrupt
     tell(f"it took {made['minutes']} minutes and answers {made['scores']}")
 
-def pretrain(config, path, steps, batch, seed=0, rate=RATE, start="", stop=lambda step: False):
-    """Train a VLM, from nothing or from the file `start`, and write it to `path`, its provenance beside it. Returns
-    that, or None if Ctrl-C or stop(step) ended it. Then, or if killed, the same call goes on from path.unfinished."""
+def pretrain(config, path, steps, batch, seed=0, rate=RATE, stop=lambda step: False):
+    """Train a VLM from nothing and write it to `path`, its provenance beside it. Returns that, or None if Ctrl-C or
+    stop(step) ended it. Then, or if killed, the same call goes on from path.unfinished."""
     configuration.refuse(Path(path).exists() and not Path(path).is_file(), f"--out is {path}, which is no file; name another one")
     with program.claimed(f"{path}.running", f"the VLM {path}"), ranks.threads_kept():
-        job = {"steps": steps, "batch": batch, "seed": seed, "rate": rate, "start": str(start)}
+        job = {"steps": steps, "batch": batch, "seed": seed, "rate": rate}
         return _pretrain(config, Path(path), {**job, "pucks": config.pucks, **checkpoint.sizes(config)}, stop, **job)
 
-def _pretrain(config, path, job, stop, steps, batch, seed, rate, start):
+def _pretrain(config, path, job, stop, steps, batch, seed, rate):
     began, unfinished, pages = time.perf_counter(), Path(f"{path}.unfinished"), Lessons(config, batch, seed)
     torch.manual_seed(seed)
     if config.device == "cuda":
         torch.set_float32_matmul_precision("high")
     checkpoint.check_memory(lambda: checkpoint.new_vlm(config))
-    vlm, earlier, smooth = checkpoint.new_vlm(config), None, None
-    if start:
-        checkpoint.load_vlm(vlm, start, config)
-        note = checkpoint.find(f"{start}.json")
-        earlier = json.loads(note.read_text()) if note.exists() else {"file": start}
-    vlm.to(config.device)
+    vlm, smooth = checkpoint.new_vlm(config).to(config.device), None
     groups = optim.optimisers(vlm, rate, .15 * rate)
     saved = {"step": 0, "minutes": 0., "threads": 0}
     if unfinished.exists():
@@ -108,8 +103,8 @@ def _pretrain(config, path, job, stop, steps, batch, seed, rate, start):
                 raise FloatingPointError(f"the loss is {loss.item()} at step {step}; try a lower --rate")
             vlm.zero_grad(set_to_none=True)
             loss.backward()
+            optim.set_rates(groups, step, steps, 100, flat=.5)
             for optimiser in groups:
-                optim.set_rate(optimiser, optim.schedule(step, steps, 100, flat=.5))
                 optimiser.step()
             done, smooth = step + 1, loss.item() if smooth is None else .98 * smooth + .02 * loss.item()
             bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
@@ -125,12 +120,9 @@ def _pretrain(config, path, job, stop, steps, batch, seed, rate, start):
             if done % 1000 == 0 and done < steps:
                 with asked.at_once():
                     program.say(f"step {done}: loss {smooth:.3f} {scores_of(vlm, config)}")
-    checkpoint.save_vlm(vlm, path, config)
-    made = {"command": " ".join(["python -m nano_ki.pretrain", *sys.argv[1:]]), "seed": seed, "commit": program.commit(),
-            "date": time.strftime("%Y-%m-%d"), "steps": steps, "batch": batch, "minutes": round(minutes, 1),
-            "device": config.device, "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "parameters": sum(p.numel() for p in vlm.parameters()), "scores": scores_of(vlm, config), "started_from": earlier}
-    program.write_json(f"{path}.json", made)
+    made = checkpoint.save_vlm(vlm, path, config, command=" ".join(["python -m nano_ki.pretrain", *sys.argv[1:]]), seed=seed, steps=steps,
+                               batch=batch, minutes=round(minutes, 1), device=config.device, threads=torch.get_num_threads(),
+                               parameters=sum(p.numel() for p in vlm.parameters()), scores=scores_of(vlm, config))
     unfinished.unlink()
     return made
 
@@ -155,16 +147,15 @@ def main():
     parser = program.parser(__doc__)
     parser.add_argument("--out", default=str(program.ROOT / "data" / "vlm.pt"), help="file to write")
     parser.add_argument("--steps", type=int, default=10000, help="training steps (1 to 1e+08; default 10000)")
-    parser.add_argument("--start", default="", help="go on from this VLM (default: from nothing)")
     parser.add_argument("--rate", type=float, default=RATE, help="Muon learning rate; AdamW: x .15 (1e-09 to 10; default .01)")
     configuration.add_flags(parser, ("vlm_width", "vit_depth", "depth", "image", "pucks", "batch", "seed", "device", "threads",
                                      "preset", "bfloat16", "compile", "workers"))
     args = vars(parser.parse_args())
-    out, steps, start, rate = (args.pop(name) for name in ("out", "steps", "start", "rate"))
+    out, steps, rate = (args.pop(name) for name in ("out", "steps", "rate"))
     configuration.in_bounds({"steps": steps}, ["steps"])
     configuration.refuse(not 1e-9 <= rate <= 10, f"--rate is {rate}; it must be above 0: 1e-09 to 10")
     config = configuration.make(**args)
-    if made := pretrain(config, out, steps, config.batch, config.seed, rate, start):
+    if made := pretrain(config, out, steps, config.batch, config.seed, rate):
         program.say(json.dumps(made, indent=1))
 
 if __name__ == "__main__":

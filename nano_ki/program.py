@@ -117,11 +117,6 @@ def commit():
         return done.stdout.strip() or "unknown"
     return "unknown"
 
-def memory_mib():
-    """MiB of memory that this process holds now. None where the system does not say."""
-    with suppress(OSError, ValueError, AttributeError):
-        return round(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
-
 def machine_gb():
     """GB of memory that this machine has, infinite where the system does not say."""
     with suppress(OSError, ValueError, AttributeError):

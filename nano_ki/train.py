@@ -10,6 +10,7 @@ of this file prepares it, watches it and saves what it made, in the run's folder
 Read next: evaluate.py
 """
 import os
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -25,16 +26,16 @@ from nano_ki.config import Config
 from nano_ki.episodes import Data, drawn_ahead
 from nano_ki.language import PAD
 from nano_ki.model import VLA, Batch
-from nano_ki.optim import clip, optimisers, schedule, set_rate
+from nano_ki.optim import clip, optimisers, set_rates
 from nano_ki.pretrain import can_compile, compile_blocks, make_vlm
 from nano_ki.program import say, write_json
 
 
 def train_step(model, parts, batches, generators, config, step):
     """One update of the policy. Returns its losses and {part: gradient norm before clipping}.
-    model: the policy, maybe wrapped by DDP or FSDP. parts: {"vlm" and "expert", if trained: (module, optimisers, first
-    step)}. batches: this process's shards of the step's batch (one, unless --shards or several processes cut it);
-    generators: a seeded one for each. FloatingPointError if a loss is not finite."""
+    model: the policy, maybe wrapped by DDP or FSDP. parts: {"vlm" and "expert", if trained: (module, optimisers)}. batches:
+    this process's shards of the step's batch (one, unless --shards or several processes cut it); generators: a seeded one
+    for each. FloatingPointError if a loss is not finite."""
     values, norms, memories = {}, {}, None
     for number in range(config.updates):       # the first updates both parts, the others the expert, on the memory that is there
         model.zero_grad(set_to_none=True)
@@ -42,18 +43,17 @@ def train_step(model, parts, batches, generators, config, step):
         for losses, memory in ranks.forward_each(model, batches, generators, PAD, config.shards, memories):
             loss = losses["ce"] + config.alpha * losses["flow"]              # (arXiv 2505.23705, eq. 4)
             if not loss.isfinite():
-                named = {name: round(value.item(), 5) for name, value in losses.items()}
-                raise FloatingPointError(f"the loss is not finite at step {step}: {named}; lower --vlm-rate or --expert-rate")
+                raise FloatingPointError(f"the loss is not finite at step {step}: {({k: round(v.item(), 5) for k, v in losses.items()})}; lower --vlm-rate or --expert-rate")
             ranks.backward(loss)
             if number == 0:
                 values = {name: values.get(name, 0) + value.item() for name, value in losses.items()}
             read.append(memory)
-        for name, (part, its_optimisers, first) in parts.items() if number == 0 else [("expert", parts["expert"])]:
+        for name, (part, its_optimisers) in parts.items() if number == 0 else [("expert", parts["expert"])]:
             norms[name] = clip(part, config.clip)
-            for optimiser in its_optimisers:     # (before its first step a part has no gradients, and nothing happens)
-                set_rate(optimiser, schedule(max(0, step - first), config.steps - first, config.warmup, flat=.2))
+            set_rates(its_optimisers, step, config.steps, config.warmup)
+            for optimiser in its_optimisers:
                 optimiser.step()
-        if not all(memories := read):            # (no expert is trained, or not yet)
+        if not all(memories := read):            # (no expert is trained)
             break
     return values, norms
 
@@ -72,7 +72,7 @@ class Job:
     waited: float = 0.          # of these, for data
 
     def optimisers(self):
-        return [optimiser for _, both, _ in self.parts.values() for optimiser in both]
+        return [optimiser for _, both in self.parts.values() for optimiser in both]
 
 def train(config, stop=lambda step: False, policy=VLA, watch=lambda model, data: {}):
     """Run the whole job. Returns the summary (also in summary.json), or None if it was stopped.
@@ -121,10 +121,10 @@ def prepare(config, out, saved, policy, rank, size, tell):
     torch.manual_seed(config.seed)
     if config.device == "cuda":
         torch.set_float32_matmul_precision("high")
-    data = Data(config, saved and saved["fast"])
+    data = Data(config, saved["fast"] if saved else checkpoint.begin(config.start, config)[1] if config.start else None)
     checkpoint.check_memory(lambda: policy(config, data.fast))
     model = new_model(config, data.fast, not saved, policy)
-    if config.freeze:
+    if not config.vlm_learns:                    # (then no backward pass through it is prepared)
         model.vlm.requires_grad_(False)
     if config.device == "cpu":
         batch = data.batch(config.steps)
@@ -139,14 +139,13 @@ def prepare(config, out, saved, policy, rank, size, tell):
     vqa_before = saved["vqa_before"] if saved else evaluate.vqa_both(model) if rank == 0 else None
     if config.compile:
         compile_blocks(model.vlm.vit, model.vlm, model.expert)
-    unused = config.expert_from > 0 or config.updates > 1 or not (config.cross_entropy and config.flow_loss) and not config.freeze
+    unused = config.updates > 1 or not (config.cross_entropy and config.flow_loss) and config.vlm_learns
     spread = ranks.spread(model, config.fsdp, unused)
     parts = {}          # two parts, two optimisers each (Muon, AdamW), clipped each on its own
-    if not config.freeze:
-        parts["vlm"] = model.vlm, optimisers(model.vlm, config.vlm_rate, config.vlm_adam), 0
+    if config.vlm_learns:
+        parts["vlm"] = model.vlm, optimisers(model.vlm, config.vlm_rate, config.vlm_adam)
     if config.flow_loss:
-        joins = round(config.expert_from * config.steps)
-        parts["expert"] = model.expert, optimisers(model.expert, config.expert_rate, config.expert_adam), joins
+        parts["expert"] = model.expert, optimisers(model.expert, config.expert_rate, .15 * config.expert_rate)
     job = Job(config, out, data, model, spread, parts, vqa_before)
     if saved:
         try:
@@ -190,15 +189,13 @@ def loop(job, stop, watch, rank):
             job.waited += time.perf_counter() - ready
             for generator, shard in zip(generators, mine, strict=True):
                 generator.manual_seed(noise_seed(c.seed, step, shard))
-            job.model.expert_trains = "expert" not in job.parts or step >= job.parts["expert"][2]
             values, norms = train_step(job.spread, job.parts, batches, generators, c, step)
             job.step, job.seconds = step + 1, time.perf_counter() - start
             if job.step % 20 == 0 or job.step == c.steps:
                 values = {k: round(ranks.total(v, c.device), 5) for k, v in values.items()}
                 if rank == 0:
                     checkpoint.add_metrics(metrics, {
-                        "step": job.step, **values, "gradient": norms, "seconds": round(job.seconds, 2),
-                        "waited": round(job.waited, 2), "memory_mib": program.memory_mib()})
+                        "step": job.step, **values, "gradient": norms, "seconds": round(job.seconds, 2), "waited": round(job.waited, 2)})
                 shown.update({k: f"{v:.3f}" for k, v in values.items() if k != "ce"})
             bar.set_postfix(shown, refresh=False)
             bar.update()
@@ -225,7 +222,7 @@ def finish(job, size, began):
     result = evaluate.measure(model := load_model(out, c.device))
     settings = {name: getattr(c, name) for name in ("recipe", "preset", "device", "threads", "seed", "steps", "insulate")}
     summary = {**settings, "ranks": size, "train_seconds": round(job.seconds, 1), "total_seconds": round(time.perf_counter() - began, 1),
-               "data_wait_share": round(job.waited / job.seconds, 4), "peak_rss_mib": program.peak_memory_mib(),
+               "samples_a_second": round(c.steps * (c.batch + c.vlm_samples) / job.seconds, 1), "data_wait_share": round(job.waited / job.seconds, 4), "peak_rss_mib": program.peak_memory_mib(),
                "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()},
                "tokens_per_chunk": round(job.data.tokens_per_chunk, 2),
                "vqa_before": job.vqa_before["book"], "vqa_before_robot": job.vqa_before["robot"], **result}
@@ -235,7 +232,10 @@ def finish(job, size, began):
     draw_curves(out)
     scenes = world.join([evaluate.test_scenes(name, 2, evaluate.CHECK_SEED, c.pucks) for name in world.OBJECTS[:3] + world.OBJECTS[4:]])
     evaluate.film(model, scenes, out / "rollouts.gif")
+    if c.ship:
+        checkpoint.save_vlm(model.vlm, c.ship, c, model.fast, command=" ".join(["python -m nano_ki.train", *sys.argv[1:]]), **summary)
     say(f"{out}/ holds {', '.join(name for name in checkpoint.FILES if (out / name).exists())}")
+    say("where the stop-gradient decides: python -m tutorials.lab_forgetting")
     return summary
 
 def noise_seed(seed, step, shard):
@@ -248,8 +248,8 @@ def to_device(batch, device):
 def explain(job, size):
     """Print what was derived, and why."""
     c, data = job.config, job.data
-    stop = "cannot train the frozen VLM" if c.freeze else "stops at the memory" if c.insulate else "flows into the VLM"
-    names = (["subtask"] * (c.subtask and c.cross_entropy) + ["FAST"] * c.fast_loss + ["text"] * (c.vlm_samples > 0)) * (not c.freeze) + [f"{c.alpha:g} x flow"] * c.flow_loss
+    stop = "flows into the VLM" if not c.insulate else "stops at the memory" + ", so nothing trains the VLM" * (not c.vlm_learns)
+    names = ["subtask"] * (c.subtask and c.cross_entropy) + ["FAST"] * c.fast_loss + ["text"] * (c.vlm_samples > 0) + [f"{c.alpha:g} x flow"] * c.flow_loss
     for line in (f"recipe {c.recipe}, preset {c.preset}, device {c.device}, CPU threads {c.threads or 'any'}, seed {c.seed} -> {job.out}",
             f"losses: {' + '.join(names)}{f'; the flow gradient {stop}' * c.flow_loss}",
             f"data: {c.episodes} demonstrations of {len(world.KINDS[c.kinds])} kinds of object -> {len(data.tables)} samples",

@@ -21,7 +21,7 @@ for number, usual in ((signal.SIGINT, signal.default_int_handler), (getattr(sign
         signal.signal(number, usual)
 
 # Settings small enough for a test: no shipped VLM, few demonstrations, tiny networks.
-TINY = dict(device="cpu", preset="laptop", vlm="", vlm_width=32, vit_depth=1, depth=2, expert_width=32,
+TINY = dict(device="cpu", preset="laptop", start="", vlm_width=32, vit_depth=1, depth=2, expert_width=32,
             episodes=60, batch=8, vlm_samples=6, two_pages=1 / 3, flow_draws=2, scenes=4, check_every=0, warmup=2)
 
 

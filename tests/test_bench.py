@@ -28,7 +28,7 @@ def built(sizes, recipe="ki"):
     data = Data(config)
     torch.manual_seed(0)
     model = VLA(config, data.fast)
-    if config.freeze:
+    if not config.vlm_learns:
         model.vlm.requires_grad_(False)
     return config, data, model
 

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -31,25 +32,21 @@ def fresh(config, data, policy=VLA):
 
 def test_every_arm_is_a_valid_run():
     for arm, (flags, _) in compare.ARMS.items():
-        assert configuration.parse([*flags, "--device", "cpu"]).steps == 800, arm
+        assert configuration.parse([*flags, "--device", "cpu"]).steps == (600 if "post" in flags else 800), arm
 
 
-def test_the_expert_joins_late(tmp_path):
-    config = configuration.make(**TINY, steps=6, expert_from=.5, out=str(tmp_path / "a"))
-    train.train(config, stop=lambda step: step == 3)
-    data = episodes.Data(config)
-    torch.manual_seed(config.seed)
-    start, now = VLA(config, data.fast).state_dict(), checkpoint.load(tmp_path / "a")["model"]
-    assert all(torch.equal(start[k], now[k]) for k in start if k.startswith("expert"))
-    assert any(not torch.equal(start[k], now[k]) for k in start if k.startswith("vlm"))
-    train.train(replace(config, resume=True))
-    end = checkpoint.load(tmp_path / "a")["model"]
-    assert any(not torch.equal(start[k], end[k]) for k in start if k.startswith("expert"))
-    train.train(replace(config, out=str(tmp_path / "b")))
-    whole = checkpoint.load(tmp_path / "b")["model"]
-    assert all(torch.equal(whole[k], end[k]) for k in whole)
-    lines = checkpoint.read_metrics(tmp_path / "b" / "metrics.jsonl")
-    assert lines[-1]["flow"] > 0
+def test_post_training_arms_start_from_a_generalist_of_their_own_seed(tmp_path, capsys):
+    tiny = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items() if k != "start" and k not in ("flow_draws", "vlm_samples")]
+    args = ["compare", "--arms", "post", "--seeds", "1", "--results", str(tmp_path / "r.jsonl"), "--folder", str(tmp_path / "runs"), "--jobs", "1",
+            *tiny, "--steps", "2", "--episodes", "300"]
+    with patch.object(sys, "argv", args), patch.dict(compare.ARMS, {"generalist": (["--recipe", "generalist", "--start="], "")}):
+        compare.main()
+    made, lines = {p.name.split("_")[0]: p for p in (tmp_path / "runs").iterdir() if p.is_dir()}, compare.lines_of(tmp_path / "r.jsonl")
+    assert [m["arm"] for m in lines] == ["generalist", "post"] and {m["seed"] for m in lines} == {1}
+    first, second = (checkpoint.load(made[name]) for name in ("generalist", "post"))
+    assert second["fast"].state() == first["fast"].state() and second["config"].kinds == "3"
+    assert all(torch.equal(first["model"][k], v) for k, v in second["model"].items() if k.startswith("vlm."))
+    assert "shown" in lines[1]["success"] and "shown" not in lines[0]["success"]
 
 
 def test_only_the_leaking_expert_sees_the_answer(tiny, data, batch):
@@ -87,7 +84,7 @@ def test_losses_of_every_mixture(flags):
     vla, batch = fresh(c, data), data.batch()
     losses = vla.losses(batch, torch.Generator().manual_seed(0))
     assert (losses["flow"] > 0) == c.flow_loss and (losses["ce"] > 0) == c.cross_entropy
-    assert (losses["fast"] > 0) == c.fast_loss and (losses["text"] > 0) == (c.cross_entropy and (c.vlm_samples > 0 or c.subtask))
+    assert (losses["fast"] > 0) == c.fast_loss and (losses["text"] > 0) == c.cross_entropy
     if c.flow_loss:
         assert losses["memory"][0][0].shape == (8, 1, 36 + 7 + 2 * c.subtask, 32)
         assert vla.remember(batch.image, batch.prompt)[0][0].shape[2] == losses["memory"][0][0].shape[2]
@@ -164,7 +161,7 @@ def test_moved_is_nothing_at_the_start(tiny, data):
 
 def test_a_linear_map_reads_more_off_a_vlm_that_knows(data):
     c = configuration.make(device="cpu", preset="laptop", cloth=0.)
-    known, empty = (checkpoint.new_model(replace(c, vlm=v), data.fast) for v in (c.vlm, ""))
+    known, empty = (checkpoint.new_model(replace(c, start=v), data.fast) for v in (c.start, ""))
     a, b = (more.readable(m, 600, 300) for m in (known, empty))
     assert a["place"] > b["place"] + .2 and a["colour"] > .9 and a["shape"] > b["shape"] + .2
 
@@ -277,6 +274,6 @@ def test_validation_scenes_are_not_the_tests():
 def test_shipped_vlm_answers_less_about_the_robots_table():
     c = configuration.make(device="cpu", preset="laptop")
     vlm = checkpoint.new_vlm(c)
-    checkpoint.load_vlm(vlm, c.vlm, c)
+    checkpoint.load_vlm(vlm, c.start, c)
     plain, cloth = (list(evaluate.vqa(vlm, "robot", 200, cloth=x).values())[:3] for x in (0., c.cloth))
     assert min(plain) > .95 and .3 < np.mean(cloth) < .8                     # the premise: it knows much, and not enough

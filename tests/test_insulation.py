@@ -199,7 +199,7 @@ def test_a_step_is_so_many_updates_of_the_expert_on_one_memory(tiny, data, batch
     def descent(part):
         optimiser = torch.optim.SGD(part.parameters(), lr=.1)
         optimiser.param_groups[0]["peak"] = .1
-        return part, [optimiser], 0
+        return part, [optimiser]
     parts = {name: descent(getattr(model, name)) for name in ("vlm", "expert")}
     noise = torch.Generator().manual_seed(5)
     train.train_step(model, parts, [batch], [torch.Generator().manual_seed(5)], config, 0)

@@ -125,11 +125,11 @@ def test_cross_entropy_is_the_mean_over_real_tokens(model, batch):
     pages = [x for i in (0, 1) for x in (batch.pages[:, i], batch.words[:, i])]
     again, _ = model.vlm(model.vlm.prefix(*pages), batch.reply[:, :-1])
     total, count = [0, 0], [0, 0]
-    for said, answer, robots in ((logits, batch.answer, 8), (again, batch.reply, 0)):
+    for said, answer in ((logits, batch.answer), (again, batch.reply)):
         for i, row in enumerate(answer):
             for j, token in enumerate(row):
                 if token != PAD:
-                    text = i >= robots or j < 2            # (the robot says in words where to land)
+                    text = bool(token < FIRST_FAST)        # (words, and <end>)
                     total[text] -= said[i, j].log_softmax(-1)[token].item()
                     count[text] += 1
     assert len(batch.reply) == 2
@@ -284,7 +284,7 @@ def test_the_models_mask_is_the_tokenizers(model, data):
 def test_one_batch_is_learned_by_heart(tiny, data):
     """The overfit test: both losses to near zero on one small batch."""
     from nano_ki.model import VLA
-    from nano_ki.optim import optimisers, schedule, set_rate
+    from nano_ki.optim import optimisers, set_rates
     torch.manual_seed(0)
     model, batch = VLA(tiny, data.fast), data.batch()
     groups = optimisers(model.vlm, .02, .003) + optimisers(model.expert, .03, .0045)
@@ -293,8 +293,8 @@ def test_one_batch_is_learned_by_heart(tiny, data):
         out = model.losses(batch, noise)
         model.zero_grad()
         (out["ce"] + out["flow"]).backward()
+        set_rates(groups, step, 200, 10, .5)
         for o in groups:
-            set_rate(o, schedule(step, 200, 10, .5))
             o.step()
     assert out["ce"] < .05
     chunk = model.act(batch.image[:8], batch.prompt[:8], noise)

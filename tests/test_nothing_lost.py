@@ -402,8 +402,8 @@ def test_every_command_refuses_rubbish_in_one_line(tmp_path):
     rubbish = [["nano_ki.train", "--resume", "--out", tmp_path / "run"], ["nano_ki.evaluate", tmp_path / "run"],
                ["nano_ki.evaluate", tmp_path / "nowhere"], ["nano_ki.probe", "--run", tmp_path / "run"], ["tutorials.studies.fast", tmp_path / "e.npz"],
                ["tutorials.studies.fast", tmp_path / "nowhere.npz"], ["nano_ki.pretrain", "--steps", "0"], ["nano_ki.pretrain", "--rate", "nan"],
-               ["nano_ki.train", "--vlm", tmp_path / "e.npz", "--out", tmp_path / "new"],
-               ["tutorials.studies.bench", "--vlm", "nowhere.pt"], ["tutorials.studies.compare", "--seeds", "x"]]
+               ["nano_ki.train", "--start", tmp_path / "e.npz", "--out", tmp_path / "new"],
+               ["tutorials.studies.bench", "--start", "nowhere.pt"], ["tutorials.studies.compare", "--seeds", "x"]]
     for module, *args in rubbish:
         done = command(module, *args)
         assert done.returncode in (1, 2) and "error: " in done.stderr and "Traceback" not in done.stderr, (module, args,

@@ -31,7 +31,7 @@ def test_no_socket_is_opened():
             "socket.socket.connect = socket.socket.bind = no\n"
             "from nano_ki import config, train, evaluate, pretrain, probe\n"
             "from nano_ki.episodes import Data\n"
-            "Data(config.make(device='cpu', episodes=50, vlm='')).batch()\n")
+            "Data(config.make(device='cpu', episodes=50, start='')).batch()\n")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
 
 
@@ -58,7 +58,7 @@ def test_only_the_studies_heading_holds_what_studies_set():
     order = list(dict.fromkeys(heading.values()))
     assert order[0] == "The method" and order[-1].startswith("Studies") and len(order) >= 6
     assert {"insulate", "fast_loss", "flow_loss", "vlm_samples", "alpha", "flow_draws"} <= {f for f, h in heading.items() if h == "The method"}
-    assert {f for f, h in heading.items() if h == order[-1]} == {"tokens", "expert_from", "blind", "validate"}
+    assert {f for f, h in heading.items() if h == order[-1]} == {"tokens", "blind", "validate"}
     said = command("nano_ki.train", "--help").stdout
     assert all(f"\n{h}:\n" in said for h in order)
 
@@ -105,7 +105,7 @@ def test_shipped_vlm_knows_what_its_provenance_says():
     from nano_ki import checkpoint, evaluate
     c = config.make(device="cpu", preset="laptop")
     vlm = checkpoint.new_vlm(c)
-    checkpoint.load_vlm(vlm, c.vlm, c)
+    checkpoint.load_vlm(vlm, c.start, c)
     scores = evaluate.vqa(vlm, "book", 200, seed=5)
     assert scores.pop("went") > .5 and min(scores.values()) >= .95
 
@@ -155,7 +155,7 @@ def test_the_default_run_that_is_shown_is_of_this_world():
     shown = json.loads((ROOT / "tutorials" / "results" / "default_run.json").read_text())
     c = config.make(device="cpu", preset="laptop")
     vlm = checkpoint.new_vlm(c)
-    checkpoint.load_vlm(vlm, c.vlm, c)
+    checkpoint.load_vlm(vlm, c.start, c)
     now = evaluate.vqa(vlm, "robot", c.scenes, c.image, pucks=c.pucks, cloth=c.cloth)
     assert shown["vqa_before_robot"] == pytest.approx(now, abs=.02)
     assert (shown["recipe"], shown["preset"], shown["steps"], shown["seed"]) == ("ki", "laptop", c.steps, c.seed)

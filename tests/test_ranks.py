@@ -187,7 +187,7 @@ def test_gpu_presets_run_here_when_made_small(preset, tmp_path):
     """The same code path, compiled, in bfloat16, with workers, the VLM pre-trained first."""
     small = dict(vlm_width=64, vit_depth=1, depth=2, expert_width=32, batch=8, vlm_samples=4, episodes=100, scenes=2,
                  steps=3, workers=1, check_every=0, warmup=1)
-    vlm = dict(vlm=str(tmp_path / "v.pt"), vlm_steps=2) if preset == "gpu" else {}
+    vlm = dict(start=str(tmp_path / "v.pt"), vlm_steps=2) if preset == "gpu" else {}
     summary = train.train(configuration.make(device="cpu", preset=preset, **small, **vlm, out=str(tmp_path / "r")))
     assert summary["preset"] == preset and summary["steps"] == 3
     assert (tmp_path / "v.pt").exists() == (preset == "gpu")

@@ -126,12 +126,11 @@ def cli(*args, module="train"):
 @pytest.mark.parametrize("args, says", [
     (["--stepz", "3"], "unrecognized arguments: --stepz"), (["--recipe", "kii"], "choose from"),
     (["--preset", "huge"], "choose from"), (["--step", "3"], "unrecognized"), (["--steps", "0"], "above 0"),
-    (["--image", "50"], "multiple of 8"), (["--recipe", "pi0", "--expert-from", ".5"], "needs a VLM that learns"),
-    (["--expert-from", "1200"], "below 1"), (["--expert-sees-fast"], "unrecognized"),
-    (["--recipe", "joint", "--expert-updates", "2"], "use --insulate or --freeze"), (["--expert-updates", "3"], "a multiple of --expert-updates"),
-    (["--recipe", "pi0", "--expert-updates", "2"], "use --insulate or --freeze"), (["--two-pages", "1.5"], "a share"),
+    (["--image", "50"], "multiple of 8"), (["--recipe", "generalist", "--no-fast-loss"], "nothing that could act"), (["--expert-sees-fast"], "unrecognized"),
+    (["--recipe", "joint", "--expert-updates", "2"], "use --insulate, or 1"), (["--expert-updates", "3"], "a multiple of --expert-updates"),
+    (["--recipe", "pi0", "--expert-updates", "2"], "use --insulate, or 1"), (["--two-pages", "1.5"], "a share"),
     (["--robot-questions", "2"], "a share"), (["--blind"], "add --no-subtask"), (["--execute", "99"], "16 waypoints"), (["--alpha", "x"], "invalid float"),
-    (["--no-flow-loss", "--no-fast-loss", "--vlm-samples", "0"], "nothing to train"),
+    (["--no-flow-loss", "--no-fast-loss", "--vlm-samples", "0"], "nothing that could act"),
     (["--resume"], "needs --out"), (["--resume", "--out", "x", "--steps", "3"], "drop steps")])
 def test_bad_flags_get_a_clear_error(args, says, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -139,8 +138,8 @@ def test_bad_flags_get_a_clear_error(args, says, capsys):
     assert stop.value.code == 2 and says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("args, says", [(["--vlm", "nowhere.pt"], "python -m nano_ki.pretrain"),
-                                        (["--vlm-width", "96"], "choose another --vlm")])
+@pytest.mark.parametrize("args, says", [(["--start", "nowhere.pt"], "python -m nano_ki.pretrain"),
+                                        (["--vlm-width", "96"], "choose another --start")])
 def test_errors_on_the_command_line_are_one_line(args, says, tmp_path):
     done = cli(*args, "--episodes", "50", "--out", str(tmp_path / "r"))
     assert done.returncode == 1 and says in done.stderr and done.stderr.startswith("error: ")
@@ -191,7 +190,7 @@ def test_bad_vlm_files_are_refused(run, tmp_path, tiny):
     checkpoint.load_vlm(other, path, tiny)
     assert torch.equal(other.embed.weight[:language.FIRST_FAST], vlm.embed.weight)
     stored = torch.load(path, weights_only=True)
-    for change, says in (({"words": ["a"]}, "other words"), ({"weights": {}}, "other words or weights"), ({"sizes": {}}, "another --vlm"),
+    for change, says in (({"words": ["a"]}, "other words"), ({"weights": {}}, "other weights"), ({"sizes": {}}, "another --start"),
                          ({"format": 0}, "not a whole")):
         torch.save({**stored, **change}, path)
         with pytest.raises(ValueError, match=says):
@@ -199,6 +198,34 @@ def test_bad_vlm_files_are_refused(run, tmp_path, tiny):
     path.write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(ValueError, match="make it again"):
         checkpoint.load_vlm(other, path, tiny)
+
+
+def test_post_training_starts_from_a_generalist(tmp_path):
+    """Its VLM and tokenizer come from a run's folder, or from the file that it shipped. With the stop-gradient they stay."""
+    file, tiny = tmp_path / "g.pt", {**TINY, "episodes": 200}
+    train.train(configuration.make(**tiny, recipe="generalist", steps=2, out=str(tmp_path / "g"), ship=str(file)))
+    first, ends, tiny["vlm_samples"] = checkpoint.load(tmp_path / "g"), {}, 0
+    for name, given in (("folder", dict(start=str(tmp_path / "g"))), ("file", dict(start=str(file))),
+                        ("through", dict(start=str(file), insulate=False))):
+        c = configuration.make(**{**tiny, "recipe": "post", "steps": 3, "out": str(tmp_path / name), **given})
+        summary = train.train(c)
+        ends[name] = checkpoint.load(tmp_path / name)
+        assert ends[name]["fast"].state() == first["fast"].state() and summary["samples_a_second"] > 0
+    same = {name: {k for k, v in end["model"].items() if torch.equal(v, first["model"][k])} for name, end in ends.items()}
+    vlm = {k for k in first["model"] if k.startswith("vlm.")}
+    assert vlm <= same["folder"] == same["file"] < set(first["model"]) and not vlm <= same["through"]
+    assert all(torch.equal(v, ends["file"]["model"][k]) for k, v in ends["folder"]["model"].items())
+    made = json.loads((tmp_path / "g.pt.json").read_text())
+    assert made["command"].startswith("python -m nano_ki.train") and made["recipe"] == "generalist" and made["commit"] and made["success"]
+    assert checkpoint.load_model(tmp_path / "folder").said == language.LANDING
+    for change in (dict(gamma=4.), dict(fast_vocab=300), dict(tokens="binned"), dict(depth=3)):
+        with pytest.raises(ValueError, match="choose another --start"):
+            train.train(configuration.make(**{**tiny, "recipe": "ki", "start": str(file), "out": str(tmp_path / "no"), "overwrite": True, **change}))
+    with pytest.raises(ValueError, match="holds other weights"):               # (its words are more than a book's)
+        checkpoint.load_vlm(checkpoint.new_vlm(c), file, c)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="train a run first"):
+        checkpoint.begin(tmp_path / "empty", c)
 
 
 @pytest.mark.slow
@@ -255,8 +282,8 @@ def test_every_field_is_a_flag_with_a_help_text():
 
 
 @pytest.mark.parametrize("given, updates", [
-    (dict(), 2), (dict(flow_draws=2), 2), (dict(flow_draws=3), 1), (dict(flow_draws=6), 2), (dict(expert_updates=1), 1),
-    (dict(flow_draws=6, expert_updates=3), 3), (dict(recipe="joint"), 1), (dict(recipe="pi0"), 1), (dict(recipe="frozen"), 2),
+    (dict(), 4), (dict(flow_draws=2), 2), (dict(flow_draws=3), 1), (dict(flow_draws=6), 2), (dict(expert_updates=1), 1),
+    (dict(flow_draws=6, expert_updates=3), 3), (dict(recipe="joint"), 1), (dict(recipe="pi0"), 1), (dict(recipe="frozen"), 4),
     (dict(recipe="joint", expert_updates=1), 1), (dict(recipe="frozen", expert_updates=2), 2)])
 def test_updates_of_the_expert_share_a_memory_that_stays(given, updates):
     assert configuration.make(device="cpu", preset="laptop", **given).updates == updates
@@ -321,7 +348,7 @@ def test_acting_as_a_cuda_graph_is_acting(model):
 @pytest.mark.slow
 def test_the_gpu_preset_on_a_gpu(tmp_path):
     """A short run of the preset: the loader keeps up, and a chunk takes at most 10 ms."""
-    config = configuration.make(device="cuda", preset="gpu", vlm="", steps=200, scenes=50, check_every=0,
+    config = configuration.make(device="cuda", preset="gpu", start="", steps=200, scenes=50, check_every=0,
                                 out=str(tmp_path / "g"))
     summary = train.train(config)
     assert bench.latency(checkpoint.load_model(config.out, "cuda"))["flow"] <= 10 and summary["data_wait_share"] <= .02

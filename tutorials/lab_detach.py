@@ -138,7 +138,7 @@ def real_model():
     data = Data(config)
     torch.manual_seed(0)
     model = VLA(config, data.fast)
-    load_vlm(model.vlm, config.vlm, config)
+    load_vlm(model.vlm, config.start, config)
     probe.open_gates(model)
     return model, data.batch()
 

@@ -76,7 +76,7 @@ def flops(c, vocabulary, columns):
     backward = seen + 2 * (s["samples"] * (vlm + head) + s["pairs"] * pair)
     if not c.cross_entropy:
         backward = seen + 2 * s["samples"] * (vlm - block(L) + 6 * D * D * M)
-    if c.freeze:
+    if not c.vlm_learns:
         backward = 0
     # The draws are dealt out to U updates, and those of one update are in one product, masked.
     layer = 2 * n * (4 * E * D + 8 * E * E) + 2 * s["R"] * 6 * E * E + 4 * n * (M + n // s["U"]) * D
@@ -99,7 +99,7 @@ def parameters(c, vocabulary, longest, dims=3):
 
 def state_bytes(p, c):
     """Bytes of weights, gradients and optimiser states in float32: Muon keeps one number a weight, AdamW two."""
-    trained = [p["vlm"] * (not c.freeze) + p["expert"], p["vlm rest"] * (not c.freeze) + p["expert rest"]]
+    trained = [p["vlm"] * c.vlm_learns + p["expert"], p["vlm rest"] * c.vlm_learns + p["expert rest"]]
     return 4 * (sum(p.values()) + 2 * trained[0] + 3 * trained[1])
 
 
@@ -119,7 +119,7 @@ def activation_bytes(c, vocabulary, columns):
     pixels = pictures * (4 * P * FEATURES * 2 + 192 * P)
     layer = (n * (14 * E + 6 * D) + s["R"] * 9 * E) // s["U"] + 2 * M * D
     expert = c.depth * (s["robots"] * layer + 3 * D * E) if c.flow_loss else 0
-    return 4 * (vlm * (not c.freeze) + pixels * (not c.freeze) + expert)
+    return 4 * ((vlm + pixels) * c.vlm_learns + expert)
 
 
 def plan(c, gpus, vocabulary, columns, longest):

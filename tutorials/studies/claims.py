@@ -246,7 +246,7 @@ def measure_latency():
     weights are random: times do not depend on what was learned, but for the number of tokens, which is the mean of the
     demonstrations'. Writes latency.jsonl."""
     torch.set_num_threads(1)
-    config, out = configuration.make(device="cpu", preset="laptop", vlm=""), []
+    config, out = configuration.make(device="cpu", preset="laptop", start=""), []
     image, prompt = (torch.from_numpy(x) for x in (np.zeros((1, config.image, config.image, 3), np.uint8), np.zeros((1, SLOTS), int)))
 
     def measure(length, fast, ways, flow=True):
@@ -372,8 +372,8 @@ def ablation(lines):
     rows = []
     for arm, mine in by_arm(lines).items():
         c = config_of(mine[0])
-        if not (arm == "leak" or c.expert_from or c.blind or c.kinds != Config.kinds or c.tokens != Config.tokens):
-            flow = c.flow_loss and not c.insulate and not c.freeze
+        if not (arm == "leak" or arm.startswith("two_stage") or c.blind or c.kinds != Config.kinds or c.tokens != Config.tokens):
+            flow = c.flow_loss and not c.insulate
             rows.append(["yes" if c.vlm_samples else "", "yes" if c.fast_loss else "", "yes" if flow else "", arm, seeds_of(mine),
                          *successes(mine),
                          answers(mine, "vqa_after"), answers(mine, "vqa_after_robot")])
@@ -421,7 +421,7 @@ def teach(lines):
         if c.tokens == "binned":
             teacher = "a token a number"
         changed, climbed = changes(mine[0], "gamma", "rate", "fast_vocab"), climb(mine)
-        rows.append([", ".join(filter(None, (teacher, changed))), "-" if c.freeze else f"{c.vlm_rate:g}", mine[0]["steps"],
+        rows.append([", ".join(filter(None, (teacher, changed))), "-" if not c.vlm_learns else f"{c.vlm_rate:g}", mine[0]["steps"],
                      f"{mean(mine, 'tokens_per_chunk'):.1f}" if c.fast_loss else "-", seeds_of(mine),
                      *("never" if (x := speed(climbed, level)) is None else f"{x:.0f}" for level in LEVELS),
                      *successes(mine, ("seen", "new_both")),

@@ -27,6 +27,7 @@ from nano_ki.program import ROOT
 from tutorials.studies import report
 
 RESULTS = ROOT / "tutorials" / "results"
+STAGE_ONE = ["--start", "GENERALIST"]          # the comparison's own generalist of the same seed, which is trained first
 ARMS = {
     # name: (flags of nano_ki.train, what it is)
     "ki": ([], "knowledge insulation"),
@@ -39,8 +40,11 @@ ARMS = {
     "ki_no_subtask": (["--no-subtask"], "ki that does not say first where the finger lands"),
     "pi0_fast": (["--recipe", "pi0_fast"], "FAST tokens only, acting token by token"),
     "frozen": (["--recipe", "frozen"], "expert on the untouched VLM: flow only with stop-gradient"),
-    "two_stage": (["--expert-from", ".5"], "FAST and text first, then a fresh expert, insulated"),
-    "two_stage_joint": (["--recipe", "joint", "--expert-from", ".5"], "the same, not insulated"),
+    "generalist": (["--recipe", "generalist"], "FAST and text, no expert: acting token by token"),
+    "post": (["--recipe", "post", *STAGE_ONE], "a generalist, then flow only on three kinds, with the stop-gradient"),
+    "post_through": (["--recipe", "post", "--no-insulate", *STAGE_ONE], "the same without the stop-gradient"),
+    "two_stage": (STAGE_ONE, "FAST and text first, then a fresh expert: ki from a generalist"),
+    "two_stage_joint": (["--recipe", "joint", *STAGE_ONE], "the same, not insulated"),
     "binned": (["--tokens", "binned"], "ki with one token for each number in place of FAST"),
     "leak": ([], "ki whose expert sees the FAST tokens in training (a mistake)"),
     "reference": (["--kinds", "all", "--no-holes"], "ki, demonstrations of all 48 kinds, nothing left out"),
@@ -53,7 +57,7 @@ CHILDREN = []                                  # all processes that were started
 QUICK = ("ki", "pi0", "frozen")                # for --quick, with
 QUICK_STEPS = 800                              # a quarter of an hour on two slow cores
 GRID = (.003, .01)                             # VLM rates (Muon and AdamW alike) of --search
-SAME_RATE = dict.fromkeys(("reference", "joint", "ki_no_subtask"), "ki")      # they are ki, with one thing changed
+SAME_RATE = dict.fromkeys(("reference", "joint", "ki_no_subtask", "generalist", "two_stage", "two_stage_joint"), "ki")      # they are ki, with one thing changed
 TIE = .02                                      # of mean success in a search: twice its standard error, about
 SEARCH_SEED = 100                              # of its demonstrations; its scenes are not the test's either
 CHECK_EVERY = 100                              # steps between points of a curve
@@ -65,8 +69,8 @@ TIMED = 40                                     # steps that tell how long a step
 
 
 def folder_of(arm, seed, flags, root):
-    """Where a run lives until it is finished, and after: one folder for each arm, seed and set of flags."""
-    words = [arm, f"seed{seed}", *(f.lstrip("-") for f in flags)]
+    """Where a run lives until it is finished, and after: one folder for each arm, seed and set of flags (one generalist a seed)."""
+    words = [arm, f"seed{seed}", *(f.lstrip("-") for f in flags if arm != "generalist")]
     return Path(root) / "_".join(words).replace("/", "-")
 
 
@@ -83,7 +87,8 @@ def run(arm, seed, flags, results, root, threads):
         if child.returncode:
             print(f"{arm} seed {seed} failed:\n{said[-2000:]}", file=sys.stderr, flush=True)
         return not child.returncode
-    command = [*ARMS[arm][0], *flags, "--seed", str(seed)]
+    first = os.path.relpath(folder_of("generalist", seed, [], root), ROOT)
+    command = [first if flag == "GENERALIST" else flag for flag in ARMS[arm][0]] + [*flags, "--seed", str(seed)]
     if not (out / "summary.json").exists():
         begun = checkpoint.there(out)
         worked = call(PROGRAMS.get(arm, TRAIN), *(["--resume"] if begun else [*command, "--overwrite"]), "--out", str(out))
@@ -135,6 +140,8 @@ def swept(text):
     name, equals, values = text.partition("=")
     if not equals or name.replace("-", "_") not in {f.name for f in fields(Config)} - OWN:
         raise ValueError(f"--sweep is {text!r}; wanted SETTING=VALUE,VALUE... with a setting of nano_ki.train")
+    if name.replace("-", "_") == "vlm_rate":                          # (both optimisers' rates go together)
+        return [rate_flags(float(value)) for value in values.split(",")]
     return [[f"--{name.replace('_', '-')}", value] for value in values.split(",")]
 
 
@@ -248,7 +255,9 @@ def main():
                     if args.budget:
                         mine += ["--steps", str(int(args.budget / seconds_a_step(arm, mine, args.folder, threads)))]
                     jobs.append((arm, seed, mine))
-    failed = run_all(jobs, results, args.folder, args.jobs, threads)
+    ahead = [("generalist", seed, [*chosen(search, "generalist"), *flags]) for seed in args.seeds if any("GENERALIST" in ARMS[arm][0] for arm in args.arms)]
+    failed = run_all(ahead, results, args.folder, args.jobs, threads) if ahead else 0
+    failed += run_all([job for job in jobs if job not in ahead], results, args.folder, args.jobs, threads)
     if not (failed or args.search or args.sweep):
         shown = {f"{job[0]}, seed {job[1]}": folder_of(*job, args.folder) for job in jobs if job[1] == args.seeds[0]}
         there = [(name, out) for name, out in shown.items() if out.exists()]

@@ -37,11 +37,13 @@ def half_said(n, part, seed=evaluate.TEST_SEED, pucks=3):
 
 def harder(model, n, seed=evaluate.TEST_SEED):
     """`success` in what no demonstration was like: five pucks, commands that say only the colour, or only the shape (which
-    only the target has)."""
+    only the target has). And where other kinds were demonstrated than "seen": in scenes that are "shown" like these."""
     c, won, right = model.config, {}, {}
-    for name, scenes, hide in (("five_pucks", evaluate.test_scenes("16", n, seed, 5), ()),
-                               ("only_colour_said", half_said(n, 0, seed, c.pucks), (SHAPE,)),
-                               ("only_shape_said", half_said(n, 1, seed, c.pucks), (COLOUR,))):
+    sets = [("five_pucks", evaluate.test_scenes("16", n, seed, 5), ()), ("only_colour_said", half_said(n, 0, seed, c.pucks), (SHAPE,)),
+            ("only_shape_said", half_said(n, 1, seed, c.pucks), (COLOUR,))]
+    if c.kinds != "seen":
+        sets.append(("shown", world.sample(np.random.default_rng((seed, 20)), n, world.KINDS[c.kinds], c.pucks, "left out" if c.holes else None), ()))
+    for name, scenes, hide in sets:
         end = evaluate.rollout(evaluate.policy_of(model, hide=hide), scenes, c.execute, rate=c.rate)
         won[name], right[name] = map(evaluate.outcome, (world.success(end), evaluate.right_puck(scenes, end)))
     return won, right

@@ -1,0 +1,106 @@
+"""The lab in which a VLM forgets: forms that cannot be changed, a score, and both arms for real, though tiny."""
+import json
+import shlex
+
+import pytest
+from conftest import TINY, command
+
+from nano_ki import checkpoint, train
+from nano_ki import config as configuration
+from tutorials import lab_forgetting as lab
+
+ROW = {"detached": .9, "through": .4, "difference": [.5, .4, .6], "higher": "detached"}
+RESULT = {name: dict(ROW) for name in lab.MEASURED} | {"shown": {**ROW, "through": .89, "difference": [.01, -.03, .05], "higher": "equal"}}
+
+
+def form_of(higher="detached", sure=80, name="me"):
+    form = {"name": name, "higher": dict.fromkeys(lab.MEASURED, higher), "sure": dict.fromkeys(lab.MEASURED, sure), "lock": None}
+    return {**form, "lock": lab.digest(form)}
+
+
+def run(*args, text=""):
+    return command("tutorials.lab_forgetting", *args, text=text)
+
+
+def test_a_form_from_prediction_to_lock(tmp_path):
+    path = tmp_path / "me.json"
+    done = run("predict", path, text="x\nd\nten\n90\n" + "t\n34\n" * 4)            # (two answers that are asked again)
+    assert done.returncode == 0, done.stderr
+    form = lab.locked(json.loads(path.read_text()))
+    assert form["higher"] == {"shown": "detached", **dict.fromkeys(list(lab.MEASURED)[1:], "through")} and form["sure"]["shown"] == 90
+    by_hand = tmp_path / "hand.json"
+    assert run("predict", by_hand, "--form").returncode == 0
+    done = run("lock", by_hand)
+    assert done.returncode != 0 and "wanted which is higher" in done.stderr
+    by_hand.write_text(json.dumps({**form_of(), "lock": None}))
+    assert run("lock", by_hand).returncode == 0 and lab.locked(json.loads(by_hand.read_text()))
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"lock": None}, "not locked"), ({"lock": "0" * 64}, "was changed"), ({"name": "another"}, "was changed"), ({"higher": {}}, "wanted which is higher"),
+    ({"sure": dict.fromkeys(lab.MEASURED, 100.5)}, "wanted 34"), ({"sure": dict.fromkeys(lab.MEASURED, True)}, "wanted 34"),
+    ({"higher": dict.fromkeys(lab.MEASURED, "equal")}, "was changed"), ({"higher": 3}, "no form"), ({"sure": None}, "no form")])
+def test_forms_that_are_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        lab.locked({**form_of(), **change})
+    for other in ([], 3, None, {}):
+        with pytest.raises(ValueError, match="no form"):
+            lab.locked(other)
+
+
+def test_a_score_is_computed_from_the_measured_numbers():
+    assert lab.scored(form_of("detached", 100), RESULT) == {"right": 4, "of": 5, "brier": .2}
+    assert lab.scored(form_of("equal", 34), RESULT)["right"] == 1
+    said = lab.report(RESULT, form_of("through"))
+    assert said.count("you said: through (!)") == 5 and "0.90 and 0.40" in said
+
+
+def test_a_class_is_counted_without_what_is_no_form(tmp_path):
+    for name, form in (("a", form_of()), ("b", form_of("equal")), ("c", {**form_of(), "lock": "forged"}), ("d", {"score": 5})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(form))
+    (tmp_path / "e.json").write_text("no json")
+    files = sorted(tmp_path.glob("*.json"))
+    done = run("class", *files, "--folder", tmp_path / "none")
+    assert done.returncode != 0 and "no result yet" in done.stderr
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "result.json").write_text(json.dumps(RESULT))
+    done = run("class", *files, "--folder", tmp_path / "run")
+    assert done.returncode == 0 and done.stdout.count("left out:") == 3 and "2 forms" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.startswith(lab.MEASURED["knew"]))
+    assert row.split()[-4:] == ["1", "0", "1", "detached"]
+
+
+def test_what_is_higher_follows_from_the_difference(tmp_path):
+    def summary(rate, answers, speed):
+        won = {"rate": rate, "n": 8, "scenes": bytes([255 if rate else 0]).hex()}
+        return {"success": {"seen": won}, "right_puck": {"new_both": won}, "vqa_after": dict.fromkeys(("where", "colour", "shape"), answers),
+                "samples_a_second": speed}
+    for arm, numbers in (("detached", (1., .9, 104)), ("through", (0., .86, 100))):
+        (tmp_path / arm).mkdir()
+        (tmp_path / arm / "summary.json").write_text(json.dumps(summary(*numbers)))
+        (tmp_path / arm / "shown.json").write_text(json.dumps({"shown": summary(1., 0, 0)["success"]["seen"]}))
+    result = lab.result_of({arm: tmp_path / arm for arm in lab.ARMS})
+    assert {name: row["higher"] for name, row in result.items()} == {
+        "shown": "equal", "knew": "detached", "right": "detached", "book": "equal", "speed": "equal"}
+
+
+@pytest.mark.slow
+def test_both_arms_and_a_rung_for_real(tmp_path):
+    tiny = {**TINY, "episodes": 200}
+    train.train(configuration.make(**tiny, recipe="generalist", steps=2, out=str(tmp_path / "g")))
+    flags = {k: v for k, v in tiny.items() if k not in ("vlm_samples", "device")} | {"steps": 4, "check_every": 2, "start": tmp_path / "g"}
+    words = shlex.join(f"--{k.replace('_', '-')}={v}" for k, v in flags.items())
+    (tmp_path / "me.json").write_text(json.dumps(form_of("through")))
+    done = run("run", tmp_path / "me.json", "--folder", tmp_path / "f", "--train", words)
+    assert done.returncode == 0, done.stderr
+    assert "you said: through" in done.stdout and "of 5 right" in done.stdout and (tmp_path / "f" / "page.png").stat().st_size > 5000
+    result = json.loads((tmp_path / "f" / "result.json").read_text())
+    assert set(result) == set(lab.MEASURED)
+    kept = checkpoint.load(tmp_path / "f" / "detached")["model"], checkpoint.load(tmp_path / "g")["model"]
+    assert all((kept[0][k] == v).all() for k, v in kept[1].items() if k.startswith("vlm."))
+    done = run("ladder", "detach", "--folder", tmp_path / "f", "--train", words)
+    assert done.returncode == 0 and "measured: success" in done.stdout, done.stderr
+    done = run("ladder", "nothing", "--folder", tmp_path / "f", "--train", words)
+    assert done.returncode != 0 and "choose from flow, detach" in done.stderr
+    done = run("run", "--folder", tmp_path / "f", "--train", words + " --start=nowhere.pt")
+    assert done.returncode != 0 and "no VLM at" in done.stderr and "Traceback" not in done.stderr.split("failed:")[0]

@@ -1,0 +1,341 @@
+"""The lab in which one watches a VLM forget. Predict, lock, run, score.
+
+A generalist (data/generalist.pt: FAST and text, twelve kinds of object) gets a new action expert, which is trained by the
+flow loss alone on demonstrations of three kinds: once with the stop-gradient (`detached`), once without (`through`).
+All else is equal: steps, rates, samples, seeds. Both run side by side, one thread each.
+
+    python -m tutorials.lab_forgetting                   # asks what you expect, runs both, tells what you got right
+    python -m tutorials.lab_forgetting predict me.json   # only the form, locked (--form: an empty one, to fill in by hand)
+    python -m tutorials.lab_forgetting lock me.json      # locks a form that was filled in by hand
+    python -m tutorials.lab_forgetting run me.json       # runs both and scores a locked form (no form: just runs)
+    python -m tutorials.lab_forgetting class *.json      # what a class expected
+    python -m tutorials.lab_forgetting ladder            # what each part of the recipe is for, rung by rung
+
+While it runs, runs/forgetting/page.png is drawn anew.          Read next: 08_two_losses.md
+"""
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from nano_ki import checkpoint, draw, evaluate, language, program, render, train, world
+from nano_ki import config as configuration
+from nano_ki.program import ROOT
+from tutorials.studies import compare
+
+FOLDER = Path("runs") / "forgetting"
+SCENES, EQUAL = 200, .05                  # scenes in each set; differences smaller than this count as "equal"
+POINTS = 8                                # checks on the way
+ARMS = {"detached": ["--recipe", "post"], "through": ["--recipe", "post", "--no-insulate"]}
+MEASURED = {        # what is asked of both arms
+    "shown": "success on the three kinds that are shown now",
+    "knew": "success on the twelve kinds that the generalist knew",
+    "right": "right puck pushed, where colour and shape are new",
+    "book": "answers to questions about book pages",
+    "speed": "samples trained on in a second",
+}
+ANSWERS = {"d": "detached", "t": "through", "e": "equal"}
+LADDER = {          # rung: (flags of nano_ki.train, what is expected of it)
+    "flow": (["--recipe", "pi0", "--vlm-rate", ".01", "--vlm-adam", ".01"], "flow through the raw VLM: it learns to push, and forgets"),
+    "detach": (["--recipe", "frozen"], "the same, detached: it keeps everything, and learns little"),
+    "FAST": (["--vlm-samples", "0"], "and FAST tokens for the VLM: it learns to push, and FAST erases what it knew"),
+    "questions": ([], "and questions: it learns to push, and keeps what it knew. This is knowledge insulation"),
+}
+LADDER_STEPS = 300
+
+
+# -- a form -------------------------------------------------------------------------------------------
+
+
+def empty_form(name):
+    return {"name": name, "higher": dict.fromkeys(MEASURED), "sure": dict.fromkeys(MEASURED), "lock": None}
+
+
+def digest(form):
+    """What is locked: a hash of the answers."""
+    return hashlib.sha256(json.dumps([form[k] for k in ("name", "higher", "sure")], sort_keys=True).encode()).hexdigest()
+
+
+def complete(form):
+    """The form itself. ValueError with the first thing that is missing or wrong in it."""
+    if not isinstance(form, dict) or not all(isinstance(form.get(k), dict) for k in ("higher", "sure")) or "name" not in form or "lock" not in form:
+        raise ValueError("this is no form of the lab; write one with: python -m tutorials.lab_forgetting predict me.json --form")
+    for key in MEASURED:
+        if form["higher"].get(key) not in ANSWERS.values():
+            raise ValueError(f"{key}: {form['higher'].get(key)!r}; wanted which is higher, {', '.join(ANSWERS.values())}")
+        if type(sure := form["sure"].get(key)) not in (int, float) or not 34 <= sure <= 100:
+            raise ValueError(f"sure of {key}: {sure!r}; wanted 34 (a guess among three) to 100 (certain), in percent")
+    return form
+
+
+def locked(form):
+    """The form itself. ValueError if it is not complete, not locked, or was changed since."""
+    if not complete(form)["lock"]:
+        raise ValueError("this form is not locked; do it with: python -m tutorials.lab_forgetting lock FILE")
+    if form["lock"] != digest(form):
+        raise ValueError("this form was changed after it was locked")
+    return form
+
+
+def ask(name):
+    """A form, filled in at the terminal, and locked."""
+    form = empty_form(name)
+    print("After training, which of the two is higher? d: detached, t: through, e: equal (they differ by less than .05).")
+    for key, question in MEASURED.items():
+        while (said := input(f"{question} [d/t/e] ").strip().lower()) not in ANSWERS:
+            print("wanted d, t or e")
+        while not ((sure := input("  how sure are you, 34 to 100 %? ").strip().rstrip("% ")).isdigit() and 34 <= int(sure) <= 100):
+            print("  wanted a whole number from 34 (a guess) to 100 (certain)")
+        form["higher"][key], form["sure"][key] = ANSWERS[said], int(sure)
+    form["lock"] = digest(form)
+    return form
+
+
+def read(path):
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path} ({error}); write it with: python -m tutorials.lab_forgetting predict {path}") from None
+
+
+# -- both arms ----------------------------------------------------------------------------------------
+
+
+def shown(model, n=100):
+    """Success in scenes like the demonstrations of stage 2, and where the VLM says the first puck of one table is."""
+    c = model.config
+    scenes = world.sample(np.random.default_rng((evaluate.TEST_SEED, 20)), n, world.KINDS[c.kinds], c.pucks, "left out" if c.holes else None)
+    end = evaluate.rollout(evaluate.policy_of(model), scenes, c.execute, rate=c.rate)
+    knew = evaluate.test_scenes("seen", n, evaluate.CHECK_SEED, c.pucks)
+    return {"shown": evaluate.outcome(world.success(end)), "said": places_said(model, knew.take(slice(0, 3)))}
+
+
+@torch.no_grad()
+def places_said(model, tables):
+    """What the VLM answers to "where is ...?" about the command's puck on robot pictures: [x, y] each, or None if no place."""
+    prompts = np.stack([language.parse("where is the {} {}?".format(*(names[k] for names, k in zip((world.COLOURS, world.SHAPES), kind, strict=True))))
+                        for kind in tables.kind[np.arange(len(tables)), tables.target]])
+    image = render.robot_camera(tables, model.config.image, model.config.cloth)
+    words = model.vlm.generate((torch.from_numpy(image), torch.from_numpy(prompts)), 2).numpy() - language.NUMBER0
+    places = (words + .5) * (2 * world.HALF / language.BINS) - world.HALF
+    return [place.tolist() if ((row >= 0) & (row < language.BINS)).all() else None for place, row in zip(places, words, strict=True)]
+
+
+def child(out, flags):
+    """One arm, in a process of its own: nano_ki.train, and in each check what the lab shows. Then more.json, for the score."""
+    torch.set_num_threads(1)
+    c = configuration.parse(["--device", "cpu", "--threads", "1", "--scenes", str(SCENES), *flags, "--out", str(out), "--overwrite"])
+    train.train(c, watch=lambda model, data: shown(model))
+    program.write_json(Path(out) / "shown.json", shown(checkpoint.load_model(out), c.scenes))
+
+
+def start(out, flags):
+    """Start a run in a process of its own, of one thread."""
+    with open(f"{out}.log", "wb") as log:
+        return subprocess.Popen([sys.executable, "-m", "tutorials.lab_forgetting", "child", str(out), *flags], cwd=ROOT, stdout=log, stderr=log,
+                                stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def points_of(out):
+    """The checks that a run has made so far: [{"step", "shown", "knew", "right", "book", "said"}]."""
+    path = Path(out) / "metrics.jsonl"
+    checks = [m for m in checkpoint.read_metrics(path) if "success" in m] if path.exists() else []
+    return [{"step": m["step"], "seconds": m["seconds"], "shown": m["shown"]["rate"], "knew": m["success"]["seen"]["rate"],
+             "new": m["success"]["new_both"]["rate"], "book": book(m["vqa"]["book"]), "said": m["said"]} for m in checks]
+
+
+def book(scores):
+    """The mean of the three kinds of question about one page."""
+    return round(float(np.mean([scores[k] for k in ("where", "colour", "shape")])), 4)
+
+
+def watch_both(folder, flags):
+    """Train both arms side by side, and show on the way what they still know. Returns {arm: its folder}."""
+    outs = {arm: (folder / arm).resolve() for arm in ARMS}
+    folder.mkdir(parents=True, exist_ok=True)
+    for out in outs.values():
+        checkpoint.clear(out)                    # (or points of the last run would be told again)
+    jobs = {arm: start(out, [*ARMS[arm], *flags]) for arm, out in outs.items()}
+    print(f"{'':10s}step  shown kinds  twelve kinds  new both  book answers")
+    told, running = dict.fromkeys(ARMS, 0), True
+    try:
+        while running:
+            running = any(job.poll() is None for job in jobs.values())           # (asked first: the last points are told, too)
+            points = {arm: points_of(out) for arm, out in outs.items()}
+            for arm, mine in points.items():
+                for p in mine[told[arm]:]:
+                    print(f"{arm:10s}{p['step']:4d}{p['shown']:12.2f}{p['knew']:14.2f}{p['new']:11.2f}{p['book']:13.2f}", flush=True)
+            if told != (told := {arm: len(mine) for arm, mine in points.items()}):
+                page(points, folder / "page.png")
+            time.sleep(.5 * running)
+    finally:
+        for job in jobs.values():
+            job.terminate()
+    for arm, job in jobs.items():
+        if job.wait():
+            raise ValueError(f"{arm} failed: {Path(f'{outs[arm]}.log').read_text()[-1000:]}")
+    return outs
+
+
+def page(points, path):
+    """The picture that is drawn anew: curves of both arms, and where each VLM says that the puck of a command is."""
+    charts = {title: {arm: ([p["step"] for p in mine], [p[key] for p in mine]) for arm, mine in points.items()} for title, key in (
+        ("success on the three shown kinds, by step", "shown"), ("success on the twelve kinds it knew, by step", "knew"),
+        ("success on new colours and shapes, by step", "new"), ("answers about the book, by step", "book"))}
+    draw.curves(charts, path, 420, 260, 2)
+    tables, size = evaluate.test_scenes("seen", 3, evaluate.CHECK_SEED), 270
+    pictures = render.robot_camera(tables, size, configuration.Config.cloth)
+    curves = Image.open(path).convert("RGB")
+    sheet = Image.new("RGB", (curves.width, curves.height + size + 40), draw.PAPER)
+    sheet.paste(curves, (0, 0))
+    pen, font, names = ImageDraw.Draw(sheet), draw.font_of(13), language.instruction(tables)
+    for k in range(len(tables)):
+        left, top = 10 + k * (size + 5), curves.height + 34
+        sheet.paste(Image.fromarray(pictures[k]), (left, top))
+        pen.text((left, top - 30), f"where is the {' '.join(names[k].split()[2:4])}?", draw.INK, font)
+        for i, (arm, mine) in enumerate(points.items()):
+            said = mine[-1]["said"][k] if mine else None
+            pen.text((left + i * 110, top - 15), f"{arm}: {'x' if said else 'no place'}", draw.LINES[i], font)
+            if said:
+                x, y = (left + (said[0] + world.HALF) / (2 * world.HALF) * size, top + (said[1] + world.HALF) / (2 * world.HALF) * size)
+                for a, b in (((x - 9, y - 9), (x + 9, y + 9)), ((x - 9, y + 9), (x + 9, y - 9))):
+                    pen.line((a, b), draw.PAPER, 6)
+                    pen.line((a, b), draw.LINES[i], 3)
+    draw.save(sheet, path)
+
+
+# -- what came out ------------------------------------------------------------------------------------
+
+
+def result_of(outs):
+    """{what is measured: {"detached", "through", "difference": [middle, low, high], "higher"}}, 95 % intervals over scenes."""
+    runs = {arm: json.loads((out / "summary.json").read_text()) for arm, out in outs.items()}
+    for arm, out in outs.items():
+        runs[arm]["success"]["shown"] = json.loads((out / "shown.json").read_text())["shown"]
+    out = {}
+    for name, key, part in (("shown", "success", "shown"), ("knew", "success", "seen"), ("right", "right_puck", "new_both")):
+        two = [[{"seed": 0, **run}] for run in runs.values()]
+        out[name] = {**{arm: run[key][part]["rate"] for arm, run in runs.items()}, "difference": compare.difference(*two, key, part)}
+    for name, value in (("book", lambda run: book(run["vqa_after"])), ("speed", lambda run: run["samples_a_second"])):
+        out[name] = {arm: value(run) for arm, run in runs.items()}
+        out[name]["difference"] = [out[name]["detached"] - out[name]["through"]] * 3
+    for name, row in out.items():
+        apart = row["difference"][0] / (row["through"] if name == "speed" else 1)
+        row["higher"] = "equal" if abs(apart) < EQUAL else "detached" if apart > 0 else "through"
+    return out
+
+
+def sentence(result):
+    """What the numbers say, in one sentence."""
+    r = {name: (row["detached"], row["through"]) for name, row in result.items()}
+    return (f"On the three kinds that were shown the two stand at {r['shown'][0]:.2f} and {r['shown'][1]:.2f}; on the twelve that the generalist "
+            f"knew at {r['knew'][0]:.2f} and {r['knew'][1]:.2f}; and of the questions about the book the VLM still answers "
+            f"{r['book'][0]:.2f} with the stop-gradient and {r['book'][1]:.2f} without it.")
+
+
+def scored(form, result):
+    """{"right", "of", "brier"}. Brier: mean of (confidence - was it right)^2. 0 is perfect; who is a third sure of everything,
+    and right in a third, gets .22."""
+    right = [form["higher"][name] == row["higher"] for name, row in result.items()]
+    return {"right": sum(right), "of": len(right), "brier": round(float(np.mean([(form["sure"][name] / 100 - hit) ** 2
+                                                                                   for name, hit in zip(result, right, strict=True)])), 4)}
+
+
+def report(result, form=None):
+    lines = [f"{'':54s}detached  through  difference"]
+    for name, row in result.items():
+        low, high = row["difference"][1:]
+        apart = f"{row['difference'][0]:+.2f}" + (f" [{low:+.2f}, {high:+.2f}]" if low < high else "") if name != "speed" else f"x {row['detached'] / row['through']:.2f}"
+        digits = 0 if name == "speed" else 2
+        lines.append(f"{MEASURED[name]:54s}{row['detached']:8.{digits}f}{row['through']:9.{digits}f}  {apart}"
+                     + (f"   you said: {form['higher'][name]}{'' if form['higher'][name] == row['higher'] else ' (!)'}" if form else ""))
+    return "\n".join([*lines, "", sentence(result)])
+
+
+def class_table(forms, result):
+    """What a class expected, and what came out."""
+    lines = [f"{len(forms)} forms", f"{'':54s}detached  through  equal   came out"]
+    for name, row in result.items():
+        said = [form["higher"][name] for form in forms]
+        lines.append(f"{MEASURED[name]:54s}" + "".join(f"{said.count(arm):8d}" for arm in ANSWERS.values()) + f"   {row['higher']}")
+    return "\n".join(lines)
+
+
+def ladder(folder, rungs, more=()):
+    """One run for each rung, after the other: what is expected of it, and what came out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in rungs:
+        flags, expected = LADDER[name]
+        out = (folder / f"rung-{name}").resolve()
+        print(f"\n{name}: {expected}", flush=True)
+        job = start(out, [*flags, "--steps", str(LADDER_STEPS), "--check-every", "0", *more])
+        try:
+            if job.wait():
+                raise ValueError(f"{name} failed: {Path(f'{out}.log').read_text()[-1000:]}")
+        finally:
+            job.terminate()
+        summary = json.loads((out / "summary.json").read_text())
+        print(f"  measured: success {summary['success']['seen']['rate']:.2f} on shown kinds, {summary['success']['new_both']['rate']:.2f} on new ones; "
+              f"the book {book(summary['vqa_before']):.2f} -> {book(summary['vqa_after']):.2f}, robot pictures "
+              f"{book(summary['vqa_before_robot']):.2f} -> {book(summary['vqa_after_robot']):.2f}; {summary['total_seconds']:.0f} s", flush=True)
+
+
+def main():
+    if sys.argv[1:2] == ["child"]:
+        child(sys.argv[2], sys.argv[3:])
+        return
+    parser = program.parser(__doc__)
+    parser.add_argument("action", nargs="?", choices=("all", "predict", "lock", "run", "class", "ladder"), default="all")
+    parser.add_argument("files", nargs="*", help="forms (JSON); for ladder: rungs")
+    parser.add_argument("--form", action="store_true", help="predict: write an empty form, to fill in by hand")
+    parser.add_argument("--folder", default=str(FOLDER), help="where the runs and the page are written")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--train", default="", help="flags of nano_ki.train for all runs, in quotes: \"--steps 200\"")
+    args = parser.parse_args()
+    flags = shlex.split(args.train)
+    for arm in ARMS.values():
+        c = configuration.parse([*arm, *flags, "--device", "cpu"])
+    folder = Path(args.folder)
+    if args.action == "ladder":
+        if unknown := set(args.files) - set(LADDER):
+            raise ValueError(f"there is no rung {min(unknown)!r}; choose from {', '.join(LADDER)}")
+        ladder(folder, args.files or LADDER, flags)
+    elif args.action == "predict":
+        if len(args.files) != 1:
+            raise ValueError("predict wants the name of one file for the form, such as me.json")
+        path = Path(args.files[0])
+        program.write_json(path, empty_form(path.stem) if args.form else ask(path.stem))
+    elif args.action == "lock":
+        for path in args.files:
+            form = complete(read(path))
+            program.write_json(path, {**form, "lock": digest(form)})
+    elif args.action == "class":
+        if not (folder / "result.json").exists():
+            raise ValueError(f"{folder} holds no result yet; first: python -m tutorials.lab_forgetting run")
+        forms, result = [], read(folder / "result.json")
+        for path in args.files:
+            try:
+                forms.append(locked(read(path)))
+            except ValueError as error:
+                print(f"left out: {path}: {error}")
+        print(class_table(forms, result))
+    else:
+        form = locked(read(args.files[0])) if args.files else ask("me") if args.action == "all" else None
+        result = result_of(watch_both(folder, ["--check-every", str(max(1, c.steps // POINTS)), *flags]))
+        program.write_json(folder / "result.json", result)
+        print(json.dumps(result, indent=1) if args.json else report(result, form))
+        if form and not args.json:
+            score = scored(form, result)
+            print(f"\n{score['right']} of {score['of']} right; Brier score {score['brier']:.2f} (0 is perfect, .22 is guessing)")
+
+
+if __name__ == "__main__":
+    program.run(main)
