@@ -8,6 +8,7 @@ from conftest import ROOT
 
 from nano_ki import evaluate, world
 from tutorials.studies import claims
+from tutorials.studies import map as post
 from tutorials.studies.compare import RESULTS, lines_of
 
 
@@ -50,6 +51,12 @@ def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     (tmp_path / "first_world").mkdir()
     for name, flags in {**{f"first_world/{name}": flags for name, flags in sweeps.items()}, "rates": rates, "arms": [], "first_world/arms": []}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({**m, "flags": flags}) + "\n" for m in lines))
+    slow = ["--vlm-rate", "0.001", "--vlm-adam", "0.001"]
+    trained = [{**run(arm, seed, v, flags), "samples_a_second": 700 * v} for arm, v, flags in (("post", .9, ()), ("post_through", .4, ()), ("post_through", .8, slow))
+               for seed in (0, 1)]
+    for m in trained:
+        m["success"]["shown"] = m["success"]["seen"]
+    (tmp_path / "post.jsonl").write_text("".join(json.dumps(m) + "\n" for m in trained))
     (tmp_path / "expert.jsonl").write_text(json.dumps({"setting": "as it is", "ms_a_step": 100, "curve": [[25, 250, .5]]}) + "\n")
     monkeypatch.setattr(claims, "RESULTS", tmp_path)
     page = claims.page()
@@ -77,3 +84,16 @@ def test_steps_to_a_level():
     middle, low, high = map(float, re.findall(r"[\d.]+", claims.ratio(ours, theirs, .5)))
     assert low < 2 < high and low < middle < high and claims.ratio(ours, ours, .8).startswith("1.00")
     assert claims.ratio(ours, theirs, .9) == "-"
+
+
+def test_the_map_pairs_runs_that_differ_by_the_line_alone():
+    def line(arm, seed, won, *flags):
+        outcome = evaluate.outcome(np.arange(100) < won)
+        return {"arm": arm, "seed": seed, "flags": [*flags, "--check-every", "100"], "samples_a_second": 500, "vqa_after": {"where": .9, "colour": .9, "shape": .9},
+                "success": dict.fromkeys(("shown", "seen", "new_colour", "new_both"), outcome), "right_puck": dict.fromkeys(("new_colour", "new_both"), outcome)}
+    lines = [line(arm, seed, 80 - 30 * (arm == post.WITHOUT)) for arm in (post.WITH, post.WITHOUT) for seed in (0, 1)]
+    lines += [line(post.WITHOUT, 0, 60, "--vlm-rate", "0.001", "--vlm-adam", "0.001"), line(post.WITHOUT, 0, 20, "--steps", "1800")]
+    found = post.pairs(lines)                    # (of 1,800 steps there is nothing with the line)
+    assert [(at["rate"], len(ours), len(theirs)) for at, ours, theirs in found] == [(.001, 2, 1), (.01, 2, 2)]
+    assert post.apart(*found[1][1:], "twelve kinds")[0] == pytest.approx(.3) and post.apart(*found[0][1:], "shown")[0] == pytest.approx(.2)
+    assert "| 3, 600, 0.001 | 1 | 0.80 / 0.60: +0.20 [" in post.tables(lines) and "0.90 / 0.90 |" in post.tables(lines)

@@ -14,7 +14,7 @@ from nano_ki import checkpoint, episodes, evaluate, language, probe, train, worl
 from nano_ki import config as configuration
 from nano_ki.language import BLANK, COLOUR, END, FIRST_FAST, NUMBER0, PAD, SHAPE
 from nano_ki.model import VLA
-from tutorials.studies import compare, more, watched
+from tutorials.studies import between, compare, more, watched
 from tutorials.studies.leak import Leaky
 
 SMALL = ["--steps", "2", "--episodes", "60", "--batch", "8", "--scenes", "2", "--check-every", "0"]
@@ -277,3 +277,32 @@ def test_shipped_vlm_answers_less_about_the_robots_table():
     checkpoint.load_vlm(vlm, c.start, c)
     plain, cloth = (list(evaluate.vqa(vlm, "robot", 200, cloth=x).values())[:3] for x in (0., c.cloth))
     assert min(plain) > .95 and .3 < np.mean(cloth) < .8                     # the premise: it knows much, and not enough
+
+
+@pytest.mark.parametrize("way", list(between.WAYS))
+def test_ways_between_the_line_and_no_line(way, data, batch):
+    """Same forward values as without the line; the VLM's gradient is a share of it, or comes late, or is pulled back."""
+    config = replace(configuration.make(**{**TINY, "vlm_samples": 0}, recipe="pi0", steps=4), subtask=True)
+    few = batch._replace(image=batch.image[:8], prompt=batch.prompt[:8], answer=batch.answer[:8], pages=batch.pages[:0], words=batch.words[:0], reply=batch.reply[:0])
+
+    def gradients(policy, calls=1):
+        vla = fresh(config, data, policy)
+        for _ in range(calls):
+            vla.zero_grad()
+            out = vla(few, torch.Generator().manual_seed(0))
+            out["flow"].backward()
+        return out["flow"].item(), {name: p.grad for name, p in vla.vlm.named_parameters() if p.grad is not None}
+    (loss, whole), (other, mine) = gradients(VLA), gradients(between.WAYS[way])
+    assert loss == pytest.approx(other, rel=1e-5)
+    if way == "late":
+        assert not mine and set(gradients(between.Late, 3)[1]) == set(whole)
+    else:
+        factor = between.SHARE if way == "tenth" else 1.            # (nothing is apart yet, so that nothing is held)
+        assert set(mine) == set(whole)
+        assert all(torch.allclose(mine[name], factor * g, rtol=1e-3, atol=1e-6) for name, g in whole.items())
+    if way == "held":
+        vla = fresh(config, data, between.Held)
+        before = vla(few, torch.Generator().manual_seed(0))["flow"].item()
+        with torch.no_grad():
+            vla.vlm.blocks[0].k.weight.add_(.5 * torch.randn_like(vla.vlm.blocks[0].k.weight))
+        assert vla(few, torch.Generator().manual_seed(0))["flow"].item() > before and not any("first" in name for name in vla.state_dict())

@@ -110,6 +110,22 @@ def test_shipped_vlm_knows_what_its_provenance_says():
     assert scores.pop("went") > .5 and min(scores.values()) >= .95
 
 
+def test_shipped_generalist_is_what_its_provenance_says():
+    """It was made by one command, from the VLM that ships, and acts and answers as it did then."""
+    from nano_ki import checkpoint, evaluate
+    from nano_ki.model import VLA
+    made = json.loads((ROOT / "data" / "generalist.pt.json").read_text())
+    assert made["command"] == "python -m nano_ki.train --recipe generalist --ship data/generalist.pt" and made["commit"] and made["recipe"] == "generalist"
+    assert (ROOT / "data" / "generalist.pt").stat().st_size <= 3e6
+    c = config.make(device="cpu", preset="laptop", recipe="generalist")
+    model = VLA(c, checkpoint.begin("data/generalist.pt", c)[1])
+    checkpoint.load_vlm(model.vlm, "data/generalist.pt", c)
+    won, _ = evaluate.success(evaluate.policy_of(model), c, 60, ("seen",))
+    assert made["success"]["seen"]["rate"] > .6 and abs(won["seen"]["rate"] - made["success"]["seen"]["rate"]) < .2
+    book = evaluate.vqa(model.vlm, "book", 200)
+    assert all(abs(book[k] - made["vqa_after"][k]) < .06 for k in ("where", "colour", "shape"))
+
+
 def test_the_tables_of_the_scaling_page_are_measured_and_counted():
     from tutorials.studies import scaling
     page, result = scaling.PAGE.read_text(), json.loads(scaling.RESULTS.read_text())

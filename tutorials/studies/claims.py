@@ -1,4 +1,4 @@
-"""Nine questions about knowledge insulation, answered from the runs of tutorials.studies.compare: one table, one plot each.
+"""Ten questions about knowledge insulation, answered from the runs of tutorials.studies.compare: one table, one plot each.
 
     python -m tutorials.studies.claims               # writes tutorials/results/README.md, its plots, and README's tables
     python -m tutorials.studies.claims --latency     # measures question 2 (minutes; an idle machine)
@@ -21,6 +21,7 @@ from nano_ki.fast import FAST
 from nano_ki.language import SLOTS
 from nano_ki.model import VLA
 from tutorials.studies import bench
+from tutorials.studies import map as post
 from tutorials.studies.compare import (
     ARMS,
     RESULTS,
@@ -46,6 +47,7 @@ FILES = {
     "arms": "python -m tutorials.studies.compare --arms ki ki_no_subtask joint pi0 frozen reference blind",
     "rates": "python -m tutorials.studies.compare --search --arms ki pi0 --scenes 100",
     "expert": "python -m tutorials.studies.expert RUN, of a run of ki",
+    "post": "python -m tutorials.studies.compare --arms post post_through --results tutorials/results/post.jsonl, and with --sweep vlm_rate=.001,.003,.03, and with --steps 1800",
     "first_world/arms": "python -m tutorials.studies.compare",
     "first_world/speed": "python -m tutorials.studies.claims --speed",
     "first_world/rates": "python -m tutorials.studies.compare --search --steps 600",
@@ -470,6 +472,11 @@ def expert_alone(lines):
                  [[m["setting"], m["ms_a_step"], ", ".join(f"**{rate:.2f}** ({seconds}: {steps})" for seconds, steps, rate in m["curve"])] for m in lines])
 
 
+def mapped(lines):
+    post.plot(lines, RESULTS / "map.png")
+    return post.tables(lines)
+
+
 def searched(lines, sets=FIRST_SETS, cell=text):
     """Each arm at each rate. cell: an outcome -> what stands in the table."""
     rows = []
@@ -522,6 +529,7 @@ RATES = (
     "alone picks the rate that forgets. `ki` bears that rate. A first pass of 400 steps, with rates that fell later, also had .001: .87 for `ki` and .76 for `pi0`, where .003 and .01 "
     "had .90 and .92, .84 and .80 (mean of 8; rates_400.jsonl).")
 ALONE = ""
+POST = ""
 # title, files of lines (the first goes to the table), table, plot, answer (written by hand from the table; everything else is generated)
 QUESTIONS = [
     ("0. Is the premise given, and what comes out in today's world?", "arms", suites, None, PREMISE),
@@ -603,6 +611,7 @@ QUESTIONS = [
      ".001 at little cost, and then keeps most answers and needs 880 steps to .8 where FAST needs 720. Flow also ruins less of what "
      "was known of new kinds (.51 against .34 on new both). Both together are no faster than FAST. Neither the paper's order nor the "
      "prototype's reverse shows. Vocabulary, chunk length and motion rate have not been varied."),
+    ("10. Where does the line decide? Post-training", "post", mapped, "map.png", POST),
     ("Every arm", "first_world/arms", all_arms, None,
      "Success in closed loop on the four test sets, which puck moved most, and the free answers to questions (where, colour, shape) "
      "about picture-book pages and about the robot's pictures, all 48 kinds of object. Scenes of all seeds are pooled."),
@@ -643,12 +652,18 @@ def page():
 
 def readme_table():
     """README's table: some arms, in the words of a newcomer."""
-    arms, sets = by_arm(read("arms")), ("seen", "new_colour", "new_both", "spatial", "goal", "long")
-    told = {"ki": "subtask, FAST, questions and flow, with the detach", "joint": "the same without the detach", "ki_no_subtask": "`ki` without the subtask",
-            "pi0": "flow only, without the detach", "frozen": "flow only, VLM kept fixed", "reference": "`ki`, shown everything"}
+    arms, sets = by_arm([*read("arms"), *at_its_rate(read("post"))]), ("seen", "new_colour", "new_both", "spatial", "goal", "long")
+    told = {"ki": "subtask, FAST, questions and flow, with the detach", "joint": "the same without the detach",
+            "pi0": "flow only, without the detach", "frozen": "flow only, VLM kept fixed",
+            "post": "a generalist, then flow on three kinds, with the detach", "post_through": "the same without the detach"}
     return table(["what is trained", "seeds", *names(sets), "answers"],
                  [[f"**{a}**: {words}", seeds_of(arms[a]), *(of_seeds(arms[a], "success", s) for s in sets), answers(arms[a], "vqa_after")]
                   for a, words in told.items() if a in arms])
+
+
+def at_its_rate(lines):
+    """Those runs of post-training that change nothing of the recipe."""
+    return [m for m in lines if not {"--vlm-rate", "--steps", "--kinds", "--expert-updates"} & set(m["flags"])]
 
 
 def write_between(path, name, new):

@@ -43,6 +43,9 @@ ARMS = {
     "generalist": (["--recipe", "generalist"], "FAST and text, no expert: acting token by token"),
     "post": (["--recipe", "post", *STAGE_ONE], "a generalist, then flow only on three kinds, with the stop-gradient"),
     "post_through": (["--recipe", "post", "--no-insulate", *STAGE_ONE], "the same without the stop-gradient"),
+    "post_tenth": (["--recipe", "post", "--no-insulate", *STAGE_ONE], "the same, a tenth of the flow gradient let through"),
+    "post_late": (["--recipe", "post", "--no-insulate", *STAGE_ONE], "the same, stopped for half of the steps, then let through"),
+    "post_held": (["--recipe", "post", "--no-insulate", *STAGE_ONE], "let through, features held to a frozen copy's"),
     "two_stage": (STAGE_ONE, "FAST and text first, then a fresh expert: ki from a generalist"),
     "two_stage_joint": (["--recipe", "joint", *STAGE_ONE], "the same, not insulated"),
     "binned": (["--tokens", "binned"], "ki with one token for each number in place of FAST"),
@@ -51,13 +54,14 @@ ARMS = {
     "blind": (["--recipe", "frozen", "--blind"], "frozen, and not told the object and the goal"),
 }
 PROGRAMS = {"leak": "tutorials.studies.leak"}   # what trains an arm, if not the next
+PROGRAMS |= {f"post_{way}": f"tutorials.studies.between {way}" for way in ("tenth", "late", "held")}
 TRAIN = "tutorials.studies.watched"            # nano_ki.train that measures gradients on the way
 OWN = {"seed", "out", "resume", "overwrite"}   # settings that a comparison sets itself
 CHILDREN = []                                  # all processes that were started
 QUICK = ("ki", "pi0", "frozen")                # for --quick, with
 QUICK_STEPS = 800                              # a quarter of an hour on two slow cores
 GRID = (.003, .01)                             # VLM rates (Muon and AdamW alike) of --search
-SAME_RATE = dict.fromkeys(("reference", "joint", "ki_no_subtask", "generalist", "two_stage", "two_stage_joint"), "ki")      # they are ki, with one thing changed
+SAME_RATE = dict.fromkeys(("reference", "joint", "ki_no_subtask", "two_stage", "two_stage_joint"), "ki")      # they are ki, with one thing changed
 TIE = .02                                      # of mean success in a search: twice its standard error, about
 SEARCH_SEED = 100                              # of its demonstrations; its scenes are not the test's either
 CHECK_EVERY = 100                              # steps between points of a curve
@@ -91,7 +95,7 @@ def run(arm, seed, flags, results, root, threads):
     command = [first if flag == "GENERALIST" else flag for flag in ARMS[arm][0]] + [*flags, "--seed", str(seed)]
     if not (out / "summary.json").exists():
         begun = checkpoint.there(out)
-        worked = call(PROGRAMS.get(arm, TRAIN), *(["--resume"] if begun else [*command, "--overwrite"]), "--out", str(out))
+        worked = call(*PROGRAMS.get(arm, TRAIN).split(), *(["--resume"] if begun else [*command, "--overwrite"]), "--out", str(out))
         if not worked or not (out / "summary.json").exists():           # (stopped: it is saved)
             return False
     searching = "--validate" in flags

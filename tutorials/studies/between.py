@@ -1,0 +1,69 @@
+"""Between the line and no line: three ways to let some of the flow gradient into the VLM. Each is a few lines.
+
+    python -m tutorials.studies.between tenth --recipe post --no-insulate          # the gradient scaled by .1
+    python -m tutorials.studies.between late --recipe post --no-insulate           # stopped for half of the steps, then not
+    python -m tutorials.studies.between held --recipe post --no-insulate           # features held to those of a frozen copy
+
+What came out: tutorials/results/README.md, question 10.          Read next: map.py
+"""
+import copy
+import sys
+
+import torch
+
+from nano_ki import config as configuration
+from nano_ki import program, train
+from nano_ki.model import VLA
+from tutorials.studies.watched import watch
+
+SHARE, HOLD = .1, 10.       # of the gradient; weight of the features' squared error
+
+
+class Tenth(VLA):
+    """The forward values are the same; of the gradient a share goes through."""
+
+    def memory_for_expert(self, memory):
+        return [tuple(SHARE * x + (1 - SHARE) * x.detach() for x in kv) for kv in memory]
+
+
+class Late(VLA):
+    """The new expert first learns on a VLM that stays; then both learn."""
+
+    calls = 0
+
+    def losses(self, batch, generator=None):
+        self.insulate = self.calls < self.config.steps // 2
+        self.calls += torch.is_grad_enabled() and self.training
+        return super().losses(batch, generator)
+
+
+class Held(VLA):
+    """What the expert reads shall stay near what the VLM left for it when training began."""
+
+    first = ()
+
+    def losses(self, batch, generator=None):
+        out = super().losses(batch, generator)
+        if not self.first:
+            self.first = (copy.deepcopy(self.vlm).requires_grad_(False),)                # (a tuple, so that it is no part of the policy)
+        with torch.no_grad():
+            vlm = self.first[0]
+            _, then = vlm(vlm.prefix(batch.image, batch.prompt), batch.answer[:, :self.said] if self.said else None, keep=self.said)
+        apart = [(x - y).square().mean() for now, before in zip(out["memory"], then, strict=True) for x, y in zip(now, before, strict=True)]
+        return {**out, "flow": out["flow"] + HOLD * sum(apart) / len(apart)}
+
+
+WAYS = {"tenth": Tenth, "late": Late, "held": Held}
+
+
+def main():
+    if len(sys.argv) < 2 or sys.argv[1] not in WAYS:
+        raise ValueError(f"say which way first: {', '.join(WAYS)}; then flags of nano_ki.train")
+    config = configuration.parse(sys.argv[2:])
+    if config.insulate or config.cross_entropy or config.resume:
+        raise ValueError("these ways are for flow alone, not insulated, and cannot be resumed: --recipe post --no-insulate")
+    train.train(config, policy=WAYS[sys.argv[1]], watch=watch)
+
+
+if __name__ == "__main__":
+    program.run(main, files=True)
