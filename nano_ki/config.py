@@ -195,4 +195,5 @@ def check(c):
     refuse(c.flow_draws % c.updates, f"--flow-draws is {c.flow_draws}; it must be a multiple of --expert-updates {c.updates}")
     refuse(c.blind and c.subtask, "--blind hides the command, and --subtask tells where it leads; add --no-subtask")
     refuse(c.resume and not c.out, "--resume needs --out: which run?")
+    refuse(os.path.isdir(c.ship), f"--ship is {c.ship}, which is a folder; name a file, such as {os.path.join(c.ship, 'generalist.pt')}")
     return c

@@ -234,8 +234,7 @@ def finish(job, size, began):
     evaluate.film(model, scenes, out / "rollouts.gif")
     if c.ship:
         checkpoint.save_vlm(model.vlm, c.ship, c, model.fast, command=" ".join(["python -m nano_ki.train", *sys.argv[1:]]), **summary)
-    say(f"{out}/ holds {', '.join(name for name in checkpoint.FILES if (out / name).exists())}")
-    say("where the stop-gradient decides: python -m tutorials.lab_forgetting")
+    say(f"{out}/ holds {', '.join(name for name in checkpoint.FILES if (out / name).exists())}\nwhere the stop-gradient decides: python -m tutorials.lab_forgetting")
     return summary
 
 def noise_seed(seed, step, shard):

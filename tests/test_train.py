@@ -131,7 +131,7 @@ def cli(*args, module="train"):
     (["--recipe", "pi0", "--expert-updates", "2"], "use --insulate, or 1"), (["--two-pages", "1.5"], "a share"),
     (["--robot-questions", "2"], "a share"), (["--blind"], "add --no-subtask"), (["--execute", "99"], "16 waypoints"), (["--alpha", "x"], "invalid float"),
     (["--no-flow-loss", "--no-fast-loss", "--vlm-samples", "0"], "nothing that could act"),
-    (["--resume"], "needs --out"), (["--resume", "--out", "x", "--steps", "3"], "drop steps")])
+    (["--resume"], "needs --out"), (["--ship", "data"], "which is a folder"), (["--resume", "--out", "x", "--steps", "3"], "drop steps")])
 def test_bad_flags_get_a_clear_error(args, says, capsys):
     with pytest.raises(SystemExit) as stop:
         configuration.parse(args)

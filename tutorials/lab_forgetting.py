@@ -44,12 +44,12 @@ MEASURED = {        # what is asked of both arms
 }
 ANSWERS = {"d": "detached", "t": "through", "e": "equal"}
 LADDER = {          # rung: (flags of nano_ki.train, what is expected of it)
-    "flow": (["--recipe", "pi0", "--vlm-rate", ".01", "--vlm-adam", ".01"], "flow through the raw VLM: it learns to push, and forgets"),
+    "flow": (["--recipe", "pi0"], "flow through the raw VLM: it learns to push, and forgets"),
     "detach": (["--recipe", "frozen"], "the same, detached: it keeps everything, and learns little"),
     "FAST": (["--vlm-samples", "0"], "and FAST tokens for the VLM: it learns to push, and FAST erases what it knew"),
     "questions": ([], "and questions: it learns to push, and keeps what it knew. This is knowledge insulation"),
 }
-LADDER_STEPS = 300
+EACH = ["--steps", "250", "--vlm-rate", ".01", "--vlm-adam", ".01", "--scenes", "100", "--check-every", "0"]        # of the rungs
 
 
 # -- a form -------------------------------------------------------------------------------------------
@@ -131,17 +131,16 @@ def places_said(model, tables):
 
 def child(out, flags):
     """One arm, in a process of its own: nano_ki.train, and in each check what the lab shows. Then more.json, for the score."""
-    torch.set_num_threads(1)
-    c = configuration.parse(["--device", "cpu", "--threads", "1", "--scenes", str(SCENES), *flags, "--out", str(out), "--overwrite"])
+    c = configuration.parse(["--device", "cpu", "--threads", os.environ["OMP_NUM_THREADS"], "--scenes", str(SCENES), *flags, "--out", str(out), "--overwrite"])
     train.train(c, watch=lambda model, data: shown(model))
     program.write_json(Path(out) / "shown.json", shown(checkpoint.load_model(out), c.scenes))
 
 
-def start(out, flags):
-    """Start a run in a process of its own, of one thread."""
+def start(out, flags, threads=1):
+    """Start a run in a process of its own."""
     with open(f"{out}.log", "wb") as log:
         return subprocess.Popen([sys.executable, "-m", "tutorials.lab_forgetting", "child", str(out), *flags], cwd=ROOT, stdout=log, stderr=log,
-                                stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                                stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
 
 
 def points_of(out):
@@ -276,7 +275,7 @@ def ladder(folder, rungs, more=()):
         flags, expected = LADDER[name]
         out = (folder / f"rung-{name}").resolve()
         print(f"\n{name}: {expected}", flush=True)
-        job = start(out, [*flags, "--steps", str(LADDER_STEPS), "--check-every", "0", *more])
+        job = start(out, [*flags, *EACH, *more], os.cpu_count())
         try:
             if job.wait():
                 raise ValueError(f"{name} failed: {Path(f'{out}.log').read_text()[-1000:]}")

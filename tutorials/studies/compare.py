@@ -260,6 +260,7 @@ def main():
                         mine += ["--steps", str(int(args.budget / seconds_a_step(arm, mine, args.folder, threads)))]
                     jobs.append((arm, seed, mine))
     ahead = [("generalist", seed, [*chosen(search, "generalist"), *flags]) for seed in args.seeds if any("GENERALIST" in ARMS[arm][0] for arm in args.arms)]
+    ahead = [job for job in ahead if not (folder_of(*job, args.folder) / "summary.json").exists()]        # (one serves all that follows)
     failed = run_all(ahead, results, args.folder, args.jobs, threads) if ahead else 0
     failed += run_all([job for job in jobs if job not in ahead], results, args.folder, args.jobs, threads)
     if not (failed or args.search or args.sweep):
