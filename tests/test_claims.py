@@ -89,7 +89,7 @@ def test_steps_to_a_level():
 def test_the_map_pairs_runs_that_differ_by_the_line_alone():
     def line(arm, seed, won, *flags):
         outcome = evaluate.outcome(np.arange(100) < won)
-        return {"arm": arm, "seed": seed, "flags": [*flags, "--check-every", "100"], "samples_a_second": 500, "vqa_after": {"where": .9, "colour": .9, "shape": .9},
+        return {"arm": arm, "seed": seed, "flags": [*flags, "--check-every", "100"], "samples_a_second": 500, "train_seconds": 50., "checks": [{"seconds": 20., "success": {"seen": evaluate.outcome(np.arange(100) < won // 2)}}], "vqa_after": {"where": .9, "colour": .9, "shape": .9},
                 "success": dict.fromkeys(("shown", "seen", "new_colour", "new_both"), outcome), "right_puck": dict.fromkeys(("new_colour", "new_both"), outcome)}
     lines = [line(arm, seed, 80 - 30 * (arm == post.WITHOUT)) for arm in (post.WITH, post.WITHOUT) for seed in (0, 1)]
     lines += [line(post.WITHOUT, 0, 60, "--vlm-rate", "0.001", "--vlm-adam", "0.001"), line(post.WITHOUT, 0, 20, "--steps", "1800")]
@@ -97,3 +97,4 @@ def test_the_map_pairs_runs_that_differ_by_the_line_alone():
     assert [(at["rate"], len(ours), len(theirs)) for at, ours, theirs in found] == [(.001, 2, 1), (.01, 2, 2)]
     assert post.apart(*found[1][1:], "twelve kinds")[0] == pytest.approx(.3) and post.apart(*found[0][1:], "shown")[0] == pytest.approx(.2)
     assert "| 3, 600, 0.001 | 1 | 0.80 / 0.60: +0.20 [" in post.tables(lines) and "0.90 / 0.90 |" in post.tables(lines)
+    assert "| 50 / never |" in post.tables(lines) and post.seconds_to(found[1][1], .6) == "35"

@@ -2,11 +2,13 @@
 import json
 import shlex
 
+import numpy as np
 import pytest
 from conftest import TINY, command
 
 from nano_ki import checkpoint, train
 from nano_ki import config as configuration
+from nano_ki.model import VLA
 from tutorials import lab_forgetting as lab
 
 ROW = {"detached": .9, "through": .4, "difference": [.5, .4, .6], "higher": "detached"}
@@ -82,6 +84,14 @@ def test_what_is_higher_follows_from_the_difference(tmp_path):
     result = lab.result_of({arm: tmp_path / arm for arm in lab.ARMS})
     assert {name: row["higher"] for name, row in result.items()} == {
         "shown": "equal", "knew": "detached", "right": "detached", "book": "equal", "speed": "equal"}
+
+
+def test_the_shipped_generalist_says_where_the_pucks_on_the_page_are():
+    c = configuration.make(device="cpu", preset="laptop", recipe="generalist")
+    model = VLA(c, checkpoint.begin("data/generalist.pt", c)[1])
+    checkpoint.load_vlm(model.vlm, "data/generalist.pt", c)
+    said, tables = lab.places_said(model, lab.asked()), lab.asked()
+    assert np.abs(np.array(said) - tables.target_xy()).max() < .12
 
 
 @pytest.mark.slow

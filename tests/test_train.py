@@ -200,6 +200,14 @@ def test_bad_vlm_files_are_refused(run, tmp_path, tiny):
         checkpoint.load_vlm(other, path, tiny)
 
 
+@pytest.fixture(scope="module")
+def generalist(tmp_path_factory):
+    """The folder of a tiny generalist."""
+    out = str(tmp_path_factory.mktemp("generalist"))
+    train.train(configuration.make(**TINY, recipe="generalist", steps=2, out=out))
+    return out
+
+
 def test_post_training_starts_from_a_generalist(tmp_path):
     """Its VLM and tokenizer come from a run's folder, or from the file that it shipped. With the stop-gradient they stay."""
     file, tiny = tmp_path / "g.pt", {**TINY, "episodes": 200}
@@ -226,6 +234,17 @@ def test_post_training_starts_from_a_generalist(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="train a run first"):
         checkpoint.begin(tmp_path / "empty", c)
+
+
+@pytest.mark.parametrize("recipe", [name for name in configuration.RECIPES if name != "post"])
+def test_every_recipe_may_start_from_a_generalist(recipe, generalist, tmp_path):
+    tiny = {k: v for k, v in TINY.items() if k != "vlm_samples"}
+    given = {"vlm_samples": 6} if recipe in ("ki", "joint", "generalist") else {}
+    c = configuration.make(**{**tiny, **given, "recipe": recipe, "start": generalist, "steps": 1, "out": str(tmp_path / "r"), "scenes": 1})
+    train.train(c)
+    first, then = (checkpoint.load(folder) for folder in (generalist, tmp_path / "r"))
+    moved = [k for k, v in first["model"].items() if k.startswith("vlm.") and not torch.equal(v, then["model"][k])]
+    assert bool(moved) == (recipe != "frozen") and then["fast"].state() == first["fast"].state()
 
 
 @pytest.mark.slow

@@ -114,8 +114,12 @@ def shown(model, n=100):
     c = model.config
     scenes = world.sample(np.random.default_rng((evaluate.TEST_SEED, 20)), n, world.KINDS[c.kinds], c.pucks, "left out" if c.holes else None)
     end = evaluate.rollout(evaluate.policy_of(model), scenes, c.execute, rate=c.rate)
-    knew = evaluate.test_scenes("seen", n, evaluate.CHECK_SEED, c.pucks)
-    return {"shown": evaluate.outcome(world.success(end)), "said": places_said(model, knew.take(slice(0, 3)))}
+    return {"shown": evaluate.outcome(world.success(end)), "said": places_said(model, asked())}
+
+
+def asked():
+    """The tables about which both VLMs are asked on the page."""
+    return evaluate.test_scenes("seen", 3, evaluate.CHECK_SEED)
 
 
 @torch.no_grad()
@@ -190,7 +194,7 @@ def page(points, path):
         ("success on the three shown kinds, by step", "shown"), ("success on the twelve kinds it knew, by step", "knew"),
         ("success on new colours and shapes, by step", "new"), ("answers about the book, by step", "book"))}
     draw.curves(charts, path, 420, 260, 2)
-    tables, size = evaluate.test_scenes("seen", 3, evaluate.CHECK_SEED), 270
+    tables, size = asked(), 270
     pictures = render.robot_camera(tables, size, configuration.Config.cloth)
     curves = Image.open(path).convert("RGB")
     sheet = Image.new("RGB", (curves.width, curves.height + size + 40), draw.PAPER)

@@ -53,17 +53,32 @@ def rate_of(lines, side):
     return float(np.mean([m[key][name]["rate"] for m in lines]))
 
 
-def tables(lines):
-    """Markdown: with and without the line, and the difference, for each setting of post-training."""
+def seconds_to(lines, level=.8):
+    """Seconds of training until the mean success on the twelve kinds reaches `level`, between checks by straight lines."""
+    x0 = y0 = 0
+    for k in range(min(len(m["checks"]) for m in lines) + 1):
+        at = [m["checks"][k] if k < len(m["checks"]) else {"seconds": m["train_seconds"], "success": m["success"]} for m in lines]
+        x, y = np.mean([c["seconds"] for c in at]), np.mean([c["success"]["seen"]["rate"] for c in at])
+        if y >= level:
+            return f"{x0 + (level - y0) / (y - y0) * (x - x0):.0f}"
+        x0, y0 = x, y
+    return "never"
+
+
+def tables(lines, brief=False):
+    """Markdown: with / without the line, for each setting of post-training; and the differences, unless brief."""
     def cell(ours, theirs, side):
         middle, low, high = apart(ours, theirs, side)
-        return f"{rate_of(ours, side):.2f} / {rate_of(theirs, side):.2f}: {middle:+.2f} [{low:+.2f}, {high:+.2f}]"
-    head = ["kinds shown, steps, VLM rate", "seeds", *SIDES, "answers, book", "samples a second"]
-    rows = [[f"{at['kinds']}, {at['steps']:,}, {at['rate']:g}", len({m["seed"] for m in theirs}), *(cell(ours, theirs, side) for side in SIDES),
-             f"{np.mean([*map(book, ours)]):.2f} / {np.mean([*map(book, theirs)]):.2f}",
-             f"{np.mean([m['samples_a_second'] for m in ours]):.0f} / {np.mean([m['samples_a_second'] for m in theirs]):.0f}"]
-            for at, ours, theirs in pairs(lines)]
-    return "\n".join(["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)])
+        return f"{rate_of(ours, side):.2f} / {rate_of(theirs, side):.2f}" + f": {middle:+.2f} [{low:+.2f}, {high:+.2f}]" * (not brief)
+    sides = [side for side in SIDES if not (brief and side.startswith("right puck"))]
+    rows = [["kinds shown, steps, VLM rate", "seeds", *sides, "answers, book", "samples a second", "seconds to .8 on the twelve kinds"][:None if not brief else -2]]
+    rows.append(["---"] * len(rows[0]))
+    for at, ours, theirs in pairs(lines):
+        pace = [f"{np.mean([m['samples_a_second'] for m in ours]):.0f} / {np.mean([m['samples_a_second'] for m in theirs]):.0f}",
+                f"{seconds_to(ours)} / {seconds_to(theirs)}"]
+        rows.append([f"{at['kinds']}, {at['steps']:,}, {at['rate']:g}", len({m["seed"] for m in theirs}), *(cell(ours, theirs, side) for side in sides),
+                     f"{np.mean([*map(book, ours)]):.2f} / {np.mean([*map(book, theirs)]):.2f}", *([] if brief else pace)])
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 
 def plot(lines, path=RESULTS / "map.png"):
@@ -77,7 +92,8 @@ def plot(lines, path=RESULTS / "map.png"):
         xs, ys = chart.setdefault("answers", ([], []))
         xs.append(at["rate"])
         ys.append(np.mean([*map(book, ours)]) - np.mean([*map(book, theirs)]))
-    draw.curves(charts, path, 640, 400, 2, log=True)
+    if charts:
+        draw.curves(charts, path, 640, 400, 2, log=True)
 
 
 def main():
