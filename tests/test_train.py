@@ -240,7 +240,7 @@ def test_post_training_starts_from_a_generalist(tmp_path):
 def test_every_recipe_may_start_from_a_generalist(recipe, generalist, tmp_path):
     tiny = {k: v for k, v in TINY.items() if k != "vlm_samples"}
     given = {"vlm_samples": 6} if recipe in ("ki", "joint", "generalist") else {}
-    c = configuration.make(**{**tiny, **given, "recipe": recipe, "start": generalist, "steps": 1, "out": str(tmp_path / "r"), "scenes": 1})
+    c = configuration.make(**{**tiny, **given, "recipe": recipe, "start": generalist, "steps": 3, "out": str(tmp_path / "r"), "scenes": 1})
     train.train(c)
     first, then = (checkpoint.load(folder) for folder in (generalist, tmp_path / "r"))
     moved = [k for k, v in first["model"].items() if k.startswith("vlm.") and not torch.equal(v, then["model"][k])]
