@@ -73,11 +73,12 @@ def save_vlm(vlm, path, config, fast=None, **made):
     return made
 
 def begin(path, config):
-    """What a run can start from: the weights of a VLM, and a generalist's tokenizer, else None. path: a file of `save_vlm`, or
-    a run's folder. ValueError if it does not fit config, FileNotFoundError if it is gone."""
+    """What a run can start from: (weights of a VLM, its tokenizer or None). path: a file of `save_vlm`, or the folder of a finished
+    run. ValueError if it does not fit config, FileNotFoundError if it is gone."""
     path = find(path)
     if path.is_dir():
         saved = load(path)
+        refuse(saved["step"] < saved["config"].steps, f"{path} is not finished; first: python -m nano_ki.train --resume --out {path}")
         weights = {name.removeprefix("vlm."): weight for name, weight in saved["model"].items() if name.startswith("vlm.")}
         found, fast = sizes(saved["config"], *TOKENIZED), saved["fast"]
     elif path.exists():
@@ -85,9 +86,8 @@ def begin(path, config):
             refuse(content["words"] != list(language.WORDS), "it knows other words than this code")
             weights, found, fast = content["weights"], content["sizes"], content.get("fast") and FAST.from_state(content["fast"])
     else:
-        raise FileNotFoundError(f"no VLM at {path}; make it with: python -m nano_ki.pretrain --out {path}")
-    own = sizes(config, *TOKENIZED * bool(fast))
-    refuse(found != own, f"{path} was made with {found}, this run has {own}; choose another --start")
+        raise FileNotFoundError(f"no VLM at {path}; make it with: python -m nano_ki.pretrain --out {path} (a generalist: python -m nano_ki.train --recipe generalist --ship {path})")
+    refuse(found != (own := sizes(config, *TOKENIZED * bool(fast))), f"{path} was made with {found}, this run has {own}; choose another --start")
     return weights, fast
 
 def load_vlm(vlm, path, config):

@@ -21,7 +21,7 @@ from nano_ki.world import KINDS, STEPS
 @dataclass(frozen=True)
 class Config:
     # -- The method
-    recipe: str = "ki"              # ki: all losses, insulated | joint: not insulated | pi0: flow only | frozen: the same, insulated | pi0_fast: FAST only | generalist: FAST and text | post: flow only, insulated, on a generalist and three kinds
+    recipe: str = "ki"              # ki: all losses, insulated | joint: not insulated | pi0: flow only, no subtask | frozen: the same, insulated | pi0_fast: FAST only | generalist: FAST and text | post: flow only, insulated, on a generalist and three kinds
     insulate: bool = True           # stop the flow loss at the memory: the one .detach() of the method
     subtask: bool = True            # the robot's answer begins with the place behind the puck, where a finger lands, in words; the expert reads them
     fast_loss: bool = True          # train the VLM on FAST action tokens (cross-entropy)
@@ -29,7 +29,7 @@ class Config:
     flow_loss: bool = True          # train the action expert by flow matching
     alpha: float = 1.               # weight of the flow loss (0 to 1e6)
     flow_draws: int = 8             # noises and times per sample that share one pass of the VLM (1 to 4096)
-    expert_updates: int = 0         # the draws are dealt out to so many updates of the expert; more than one needs a memory that the flow loss cannot change: --insulate; 0: 4 there, else 1 (0 to 4096)
+    expert_updates: int = 0         # updates of the expert in a step, which share its draws; more than one needs a memory that the flow loss cannot change: --insulate; 0: 4 there (2 or 1 of few draws), else 1 (0 to 4096)
     two_pages: float = .125         # a share of the questions is about two book pages (0 to 1)
     robot_questions: float = .375   # a share of the other questions is about robot pictures, the rest about book pages (0 to 1)
     # -- The world and its demonstrations
@@ -159,8 +159,8 @@ def make(**given):
     if device == "auto" and not given.get("resume"):                # (a run that goes on has a device of its own)
         device = best
     preset = ("gpu" if device == "cuda" else "laptop") if preset == "auto" else preset
-    most = os.cpu_count() or 1
-    refuse(given.get("threads", 0) > most, f"--threads is {given.get('threads')}; this machine has {most} cores")
+    refuse(given.get("threads", 0) > (most := os.cpu_count() or 1), f"--threads is {given.get('threads')}; this machine has {most} cores")
+    refuse(os.path.isdir(ship := given.get("ship", "")), f"--ship is {ship}, a folder; name a file, such as {os.path.join(ship, 'generalist.pt')}")
     chosen = {**PRESETS.get(preset, {}), **RECIPES.get(recipe, {}), **given, "device": device, "preset": preset}
     return check(Config(**chosen))                                  # (it refuses unknown presets and recipes)
 
@@ -195,5 +195,5 @@ def check(c):
     refuse(c.flow_draws % c.updates, f"--flow-draws is {c.flow_draws}; it must be a multiple of --expert-updates {c.updates}")
     refuse(c.blind and c.subtask, "--blind hides the command, and --subtask tells where it leads; add --no-subtask")
     refuse(c.resume and not c.out, "--resume needs --out: which run?")
-    refuse(os.path.isdir(c.ship), f"--ship is {c.ship}, which is a folder; name a file, such as {os.path.join(c.ship, 'generalist.pt')}")
+    refuse(c.out and c.start and os.path.abspath(c.out) == os.path.abspath(c.start), f"--out and --start are both {c.out}; choose another --out")
     return c

@@ -37,7 +37,7 @@ def train_step(model, parts, batches, generators, config, step):
     this process's shards of the step's batch (one, unless --shards or several processes cut it); generators: a seeded one
     for each. FloatingPointError if a loss is not finite."""
     values, norms, memories = {}, {}, None
-    for number in range(config.updates):       # the first updates both parts, the others the expert, on the memory that is there
+    for number in range(config.updates):       # first both parts, then the expert alone, on the same memory
         model.zero_grad(set_to_none=True)
         read = []
         for losses, memory in ranks.forward_each(model, batches, generators, PAD, config.shards, memories):

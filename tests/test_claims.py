@@ -94,7 +94,7 @@ def test_the_map_pairs_runs_that_differ_by_the_line_alone():
     lines = [line(arm, seed, 80 - 30 * (arm == post.WITHOUT)) for arm in (post.WITH, post.WITHOUT) for seed in (0, 1)]
     lines += [line(post.WITHOUT, 0, 60, "--vlm-rate", "0.001", "--vlm-adam", "0.001"), line(post.WITHOUT, 0, 20, "--steps", "1800")]
     found = post.pairs(lines)                    # (of 1,800 steps there is nothing with the line)
-    assert [(at["rate"], len(ours), len(theirs)) for at, ours, theirs in found] == [(.001, 2, 1), (.01, 2, 2)]
+    assert [(at.vlm_rate, len(ours), len(theirs)) for at, ours, theirs in found] == [(.001, 1, 1), (.01, 2, 2)]
     assert post.apart(*found[1][1:], "twelve kinds")[0] == pytest.approx(.3) and post.apart(*found[0][1:], "shown")[0] == pytest.approx(.2)
-    assert "| 3, 600, 0.001 | 1 | 0.80 / 0.60: +0.20 [" in post.tables(lines) and "0.90 / 0.90 |" in post.tables(lines)
+    assert "| 600, 0.001 | 1 | 0.80 / 0.60: +0.20 [" in post.tables(lines) and "0.90 / 0.90 |" in post.tables(lines)
     assert "| 50 / never |" in post.tables(lines) and post.seconds_to(found[1][1], .6) == "35"

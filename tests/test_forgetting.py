@@ -57,6 +57,18 @@ def test_a_score_is_computed_from_the_measured_numbers():
     assert said.count("you said: through (!)") == 5 and "0.90 and 0.40" in said
 
 
+def two_runs(folder):
+    """The files of two runs, as the lab leaves them, with numbers that are known."""
+    def summary(rate, answers, speed):
+        won = {"rate": rate, "n": 8, "scenes": bytes([255 if rate else 0]).hex()}
+        return {"success": {"seen": won}, "right_puck": {"new_both": won}, "vqa_after": dict.fromkeys(("where", "colour", "shape"), answers),
+                "samples_a_second": speed}
+    for arm, numbers in (("detached", (1., .9, 104)), ("through", (0., .86, 100))):
+        (folder / arm).mkdir(parents=True)
+        (folder / arm / "summary.json").write_text(json.dumps(summary(*numbers)))
+        (folder / arm / "shown.json").write_text(json.dumps({"shown": summary(1., 0, 0)["success"]["seen"]}))
+
+
 def test_a_class_is_counted_without_what_is_no_form(tmp_path):
     for name, form in (("a", form_of()), ("b", form_of("equal")), ("c", {**form_of(), "lock": "forged"}), ("d", {"score": 5})):
         (tmp_path / f"{name}.json").write_text(json.dumps(form))
@@ -64,26 +76,37 @@ def test_a_class_is_counted_without_what_is_no_form(tmp_path):
     files = sorted(tmp_path.glob("*.json"))
     done = run("class", *files, "--folder", tmp_path / "none")
     assert done.returncode != 0 and "no result yet" in done.stderr
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "result.json").write_text(json.dumps(RESULT))
-    done = run("class", *files, "--folder", tmp_path / "run")
-    assert done.returncode == 0 and done.stdout.count("left out:") == 3 and "2 forms" in done.stdout
+    (tmp_path / "f.json").write_text((tmp_path / "a.json").read_text())                     # (a copy counts once)
+    two_runs(tmp_path / "run")
+    done = run("class", *files, tmp_path / "f.json", "--folder", tmp_path / "run")
+    assert done.returncode == 0 and done.stdout.count("left out:") == 4 and "2 forms" in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.startswith(lab.MEASURED["knew"]))
     assert row.split()[-4:] == ["1", "0", "1", "detached"]
 
 
 def test_what_is_higher_follows_from_the_difference(tmp_path):
-    def summary(rate, answers, speed):
-        won = {"rate": rate, "n": 8, "scenes": bytes([255 if rate else 0]).hex()}
-        return {"success": {"seen": won}, "right_puck": {"new_both": won}, "vqa_after": dict.fromkeys(("where", "colour", "shape"), answers),
-                "samples_a_second": speed}
-    for arm, numbers in (("detached", (1., .9, 104)), ("through", (0., .86, 100))):
-        (tmp_path / arm).mkdir()
-        (tmp_path / arm / "summary.json").write_text(json.dumps(summary(*numbers)))
-        (tmp_path / arm / "shown.json").write_text(json.dumps({"shown": summary(1., 0, 0)["success"]["seen"]}))
-    result = lab.result_of({arm: tmp_path / arm for arm in lab.ARMS})
-    assert {name: row["higher"] for name, row in result.items()} == {
+    two_runs(tmp_path)
+    assert {name: row["higher"] for name, row in lab.result_of(tmp_path).items()} == {
         "shown": "equal", "knew": "detached", "right": "detached", "book": "equal", "speed": "equal"}
+
+
+def test_a_form_is_locked_once_and_nothing_is_overwritten(tmp_path):
+    path = tmp_path / "me.json"
+    path.write_text(json.dumps({**form_of(), "lock": None}))
+    assert run("lock", path).stdout.strip().endswith(form_of()["lock"][:8])
+    before = path.read_text()
+    for args, says in ((("lock", path), "locked before"), (("predict", path), "there already"), (("lock",), "wants files"), (("predict",), "wants one file"),
+                       (("run", path, path), "wants files, got 2"), (("predict", tmp_path / "new.json"), "answers end here")):
+        done = run(*args)
+        assert done.returncode != 0 and says in done.stderr and "Traceback" not in done.stderr, args
+    assert path.read_text() == before and not (tmp_path / "new.json").exists()
+
+
+@pytest.mark.parametrize("flags", ["--insulate", "--no-insulate", "--recipe ki", "--expert-updates=0"])
+def test_the_arms_differ_by_the_line_alone(flags):
+    assert lab.same_but_for_the_line(["--steps", "9"]).steps == 9
+    with pytest.raises(ValueError, match="told apart"):
+        lab.same_but_for_the_line(shlex.split(flags))
 
 
 def test_the_shipped_generalist_says_where_the_pucks_on_the_page_are():
@@ -105,7 +128,7 @@ def test_both_arms_and_a_rung_for_real(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "you said: through" in done.stdout and "of 5 right" in done.stdout and (tmp_path / "f" / "page.png").stat().st_size > 5000
     result = json.loads((tmp_path / "f" / "result.json").read_text())
-    assert set(result) == set(lab.MEASURED)
+    assert {*lab.MEASURED, "score", "flags", "commit"} == set(result) and done.stdout.count("\ndetached  ") == 2            # (a check and the end)
     kept = checkpoint.load(tmp_path / "f" / "detached")["model"], checkpoint.load(tmp_path / "g")["model"]
     assert all((kept[0][k] == v).all() for k, v in kept[1].items() if k.startswith("vlm."))
     done = run("ladder", "detach", "--folder", tmp_path / "f", "--train", words)

@@ -131,7 +131,7 @@ def cli(*args, module="train"):
     (["--recipe", "pi0", "--expert-updates", "2"], "use --insulate, or 1"), (["--two-pages", "1.5"], "a share"),
     (["--robot-questions", "2"], "a share"), (["--blind"], "add --no-subtask"), (["--execute", "99"], "16 waypoints"), (["--alpha", "x"], "invalid float"),
     (["--no-flow-loss", "--no-fast-loss", "--vlm-samples", "0"], "nothing that could act"),
-    (["--resume"], "needs --out"), (["--ship", "data"], "which is a folder"), (["--resume", "--out", "x", "--steps", "3"], "drop steps")])
+    (["--resume"], "needs --out"), (["--ship", "data"], "a folder; name a file"), (["--out", "runs/x", "--start", "./runs/x"], "choose another --out"), (["--resume", "--out", "x", "--steps", "3"], "drop steps")])
 def test_bad_flags_get_a_clear_error(args, says, capsys):
     with pytest.raises(SystemExit) as stop:
         configuration.parse(args)
@@ -231,6 +231,9 @@ def test_post_training_starts_from_a_generalist(tmp_path):
             train.train(configuration.make(**{**tiny, "recipe": "ki", "start": str(file), "out": str(tmp_path / "no"), "overwrite": True, **change}))
     with pytest.raises(ValueError, match="holds other weights"):               # (its words are more than a book's)
         checkpoint.load_vlm(checkpoint.new_vlm(c), file, c)
+    train.train(replace(c, start="", out=str(tmp_path / "half")), stop=lambda step: step == 1)
+    with pytest.raises(ValueError, match="is not finished; first: .* --resume"):
+        checkpoint.begin(tmp_path / "half", c)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="train a run first"):
         checkpoint.begin(tmp_path / "empty", c)

@@ -1,8 +1,8 @@
 """The lab in which one watches a VLM forget. Predict, lock, run, score.
 
 A generalist (data/generalist.pt: FAST and text, twelve kinds of object) gets a new action expert, which is trained by the
-flow loss alone on demonstrations of three kinds: once with the stop-gradient (`detached`), once without (`through`).
-All else is equal: steps, rates, samples, seeds. Both run side by side, one thread each.
+flow loss alone on demonstrations of three other kinds: once with the stop-gradient (`detached`), once without (`through`).
+All else is equal: steps, updates, rates, samples, seeds. Both run side by side, one thread each.
 
     python -m tutorials.lab_forgetting                   # asks what you expect, runs both, tells what you got right
     python -m tutorials.lab_forgetting predict me.json   # only the form, locked (--form: an empty one, to fill in by hand)
@@ -11,7 +11,8 @@ All else is equal: steps, rates, samples, seeds. Both run side by side, one thre
     python -m tutorials.lab_forgetting class *.json      # what a class expected
     python -m tutorials.lab_forgetting ladder            # what each part of the recipe is for, rung by rung
 
-While it runs, runs/forgetting/page.png is drawn anew.          Read next: 08_two_losses.md
+While it runs, runs/forgetting/page.png is drawn anew. A lock has a code, the first digits of a hash of the answers. Whoever collects
+the codes beforehand knows which forms were locked before the result.          Read next: 08_two_losses.md
 """
 import hashlib
 import json
@@ -20,6 +21,7 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,7 @@ from tutorials.studies import compare
 
 FOLDER = Path("runs") / "forgetting"
 SCENES, EQUAL = 200, .05                  # scenes in each set; differences smaller than this count as "equal"
-POINTS = 8                                # checks on the way
+POINTS = 8                                # on each curve, the last one at the end
 ARMS = {"detached": ["--recipe", "post"], "through": ["--recipe", "post", "--no-insulate"]}
 MEASURED = {        # what is asked of both arms
     "shown": "success on the three kinds that are shown now",
@@ -85,18 +87,27 @@ def locked(form):
     return form
 
 
+def lock(form):
+    """The same form, locked. ValueError if it is not complete, or was locked before."""
+    if complete(form)["lock"]:
+        raise ValueError("this form was locked before; a new one: python -m tutorials.lab_forgetting predict FILE")
+    return {**form, "lock": digest(form)}
+
+
 def ask(name):
     """A form, filled in at the terminal, and locked."""
     form = empty_form(name)
-    print("After training, which of the two is higher? d: detached, t: through, e: equal (they differ by less than .05).")
+    print("After training, which of the two is higher? d: detached, t: through, e: equal (less than .05 apart; speed: less than 5 %).")
     for key, question in MEASURED.items():
-        while (said := input(f"{question} [d/t/e] ").strip().lower()) not in ANSWERS:
-            print("wanted d, t or e")
-        while not ((sure := input("  how sure are you, 34 to 100 %? ").strip().rstrip("% ")).isdigit() and 34 <= int(sure) <= 100):
-            print("  wanted a whole number from 34 (a guess) to 100 (certain)")
+        try:
+            while (said := input(f"{question} [d/t/e] ").strip().lower()) not in ANSWERS:
+                print("wanted d, t or e")
+            while not ((sure := input("  how sure are you, 34 to 100 %? ").strip().rstrip("% ")).isdecimal() and 34 <= int(sure) <= 100):
+                print("  wanted a whole number from 34 (a guess) to 100 (certain)")
+        except EOFError:
+            raise ValueError("the answers end here; nothing is kept") from None
         form["higher"][key], form["sure"][key] = ANSWERS[said], int(sure)
-    form["lock"] = digest(form)
-    return form
+    return lock(form)
 
 
 def read(path):
@@ -134,9 +145,10 @@ def places_said(model, tables):
 
 
 def child(out, flags):
-    """One arm, in a process of its own: nano_ki.train, and in each check what the lab shows. Then more.json, for the score."""
+    """One arm, in a process of its own: nano_ki.train, and in each check what the lab shows. At the end that once more: shown.json."""
     c = configuration.parse(["--device", "cpu", "--threads", os.environ["OMP_NUM_THREADS"], "--scenes", str(SCENES), *flags, "--out", str(out), "--overwrite"])
-    train.train(c, watch=lambda model, data: shown(model))
+    if train.train(c, watch=lambda model, data: shown(model)) is None:
+        sys.exit(130)                            # (it was stopped)
     program.write_json(Path(out) / "shown.json", shown(checkpoint.load_model(out), c.scenes))
 
 
@@ -148,10 +160,13 @@ def start(out, flags, threads=1):
 
 
 def points_of(out):
-    """The checks that a run has made so far: [{"step", "shown", "knew", "right", "book", "said"}]."""
-    path = Path(out) / "metrics.jsonl"
+    """What a run has found so far, in its checks and at the end: [{"step", "shown", "knew", "new", "book", "said"}]."""
+    path, end = out / "metrics.jsonl", out / "shown.json"
     checks = [m for m in checkpoint.read_metrics(path) if "success" in m] if path.exists() else []
-    return [{"step": m["step"], "seconds": m["seconds"], "shown": m["shown"]["rate"], "knew": m["success"]["seen"]["rate"],
+    if end.exists():
+        summary = read(out / "summary.json")
+        checks.append({**summary, "step": summary["steps"], "vqa": {"book": summary["vqa_after"]}, **read(end)})
+    return [{"step": m["step"], "shown": m["shown"]["rate"], "knew": m["success"]["seen"]["rate"],
              "new": m["success"]["new_both"]["rate"], "book": book(m["vqa"]["book"]), "said": m["said"]} for m in checks]
 
 
@@ -160,32 +175,38 @@ def book(scores):
     return round(float(np.mean([scores[k] for k in ("where", "colour", "shape")])), 4)
 
 
-def watch_both(folder, flags):
-    """Train both arms side by side, and show on the way what they still know. Returns {arm: its folder}."""
-    outs = {arm: (folder / arm).resolve() for arm in ARMS}
-    folder.mkdir(parents=True, exist_ok=True)
-    for out in outs.values():
-        checkpoint.clear(out)                    # (or points of the last run would be told again)
+def folders(folder):
+    """{arm: its folder}."""
+    return {arm: (folder / arm).resolve() for arm in ARMS}
+
+
+def watch_both(folder, flags, tell=print):
+    """Train both arms side by side, and show on the way what they still know."""
+    outs = folders(folder)
+    for out in outs.values():                    # (else the last run's points are printed)
+        checkpoint.clear(out)
+        (out / "shown.json").unlink(missing_ok=True)
     jobs = {arm: start(out, [*ARMS[arm], *flags]) for arm, out in outs.items()}
-    print(f"{'':10s}step  shown kinds  twelve kinds  new both  book answers")
+    tell(f"{'':10s}step  shown kinds  twelve kinds  new both  book answers")
     told, running = dict.fromkeys(ARMS, 0), True
     try:
         while running:
-            running = any(job.poll() is None for job in jobs.values())           # (asked first: the last points are told, too)
+            codes = [job.poll() for job in jobs.values()]                        # (polled first, so that no point is missed)
+            running = None in codes and not any(codes)
             points = {arm: points_of(out) for arm, out in outs.items()}
             for arm, mine in points.items():
                 for p in mine[told[arm]:]:
-                    print(f"{arm:10s}{p['step']:4d}{p['shown']:12.2f}{p['knew']:14.2f}{p['new']:11.2f}{p['book']:13.2f}", flush=True)
+                    tell(f"{arm:10s}{p['step']:4d}{p['shown']:12.2f}{p['knew']:14.2f}{p['new']:11.2f}{p['book']:13.2f}")
             if told != (told := {arm: len(mine) for arm, mine in points.items()}):
                 page(points, folder / "page.png")
             time.sleep(.5 * running)
     finally:
         for job in jobs.values():
             job.terminate()
-    for arm, job in jobs.items():
-        if job.wait():
+    for (arm, job), code in zip(jobs.items(), codes, strict=True):
+        job.wait()
+        if code:
             raise ValueError(f"{arm} failed: {Path(f'{outs[arm]}.log').read_text()[-1000:]}")
-    return outs
 
 
 def page(points, path):
@@ -218,11 +239,15 @@ def page(points, path):
 # -- what came out ------------------------------------------------------------------------------------
 
 
-def result_of(outs):
-    """{what is measured: {"detached", "through", "difference": [middle, low, high], "higher"}}, 95 % intervals over scenes."""
-    runs = {arm: json.loads((out / "summary.json").read_text()) for arm, out in outs.items()}
+def result_of(folder):
+    """{what is measured: {"detached", "through", "difference": [middle, low, high], "higher"}}, 95 % intervals over scenes, from
+    the two runs in this folder. ValueError if they are not there."""
+    outs = folders(folder)
+    if not all((out / "shown.json").exists() for out in outs.values()):
+        raise ValueError(f"{folder} holds no result yet; first: python -m tutorials.lab_forgetting run")
+    runs = {arm: read(out / "summary.json") for arm, out in outs.items()}
     for arm, out in outs.items():
-        runs[arm]["success"]["shown"] = json.loads((out / "shown.json").read_text())["shown"]
+        runs[arm]["success"]["shown"] = read(out / "shown.json")["shown"]
     out = {}
     for name, key, part in (("shown", "success", "shown"), ("knew", "success", "seen"), ("right", "right_puck", "new_both")):
         two = [[{"seed": 0, **run}] for run in runs.values()]
@@ -245,8 +270,8 @@ def sentence(result):
 
 
 def scored(form, result):
-    """{"right", "of", "brier"}. Brier: mean of (confidence - was it right)^2. 0 is perfect; who is a third sure of everything,
-    and right in a third, gets .22."""
+    """{"right", "of", "brier"}. Brier: mean of (confidence - was it right)^2. 0 is perfect; guessing (a third sure, a third right)
+    gets .22."""
     right = [form["higher"][name] == row["higher"] for name, row in result.items()]
     return {"right": sum(right), "of": len(right), "brier": round(float(np.mean([(form["sure"][name] / 100 - hit) ** 2
                                                                                    for name, hit in zip(result, right, strict=True)])), 4)}
@@ -282,13 +307,22 @@ def ladder(folder, rungs, more=()):
         job = start(out, [*flags, *EACH, *more], os.cpu_count())
         try:
             if job.wait():
-                raise ValueError(f"{name} failed: {Path(f'{out}.log').read_text()[-1000:]}")
+                raise ValueError(f"{name} was stopped, or failed: {Path(f'{out}.log').read_text()[-1000:]}")
         finally:
             job.terminate()
         summary = json.loads((out / "summary.json").read_text())
         print(f"  measured: success {summary['success']['seen']['rate']:.2f} on shown kinds, {summary['success']['new_both']['rate']:.2f} on new ones; "
               f"the book {book(summary['vqa_before']):.2f} -> {book(summary['vqa_after']):.2f}, robot pictures "
               f"{book(summary['vqa_before_robot']):.2f} -> {book(summary['vqa_after_robot']):.2f}; {summary['total_seconds']:.0f} s", flush=True)
+
+
+def same_but_for_the_line(flags):
+    """The settings of both arms. ValueError if they differ by more than the line, or if that does not differ."""
+    c = {arm: configuration.parse([*own, *flags, "--device", "cpu"]) for arm, own in ARMS.items()}
+    detached, through = c.values()
+    if through != replace(detached, insulate=False) or not detached.insulate or through.updates != detached.updates:
+        raise ValueError("--train sets what the arms are told apart by; leave out --insulate, --recipe and --expert-updates")
+    return detached
 
 
 def main():
@@ -300,44 +334,50 @@ def main():
     parser.add_argument("files", nargs="*", help="forms (JSON); for ladder: rungs")
     parser.add_argument("--form", action="store_true", help="predict: write an empty form, to fill in by hand")
     parser.add_argument("--folder", default=str(FOLDER), help="where the runs and the page are written")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--train", default="", help="flags of nano_ki.train for all runs, in quotes: \"--steps 200\"")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON (what is told on the way goes to stderr)")
+    parser.add_argument("--train", default="", help='flags of nano_ki.train for all runs, in quotes: --train="--steps 200"')
     args = parser.parse_args()
-    flags = shlex.split(args.train)
-    for arm in ARMS.values():
-        c = configuration.parse([*arm, *flags, "--device", "cpu"])
-    folder = Path(args.folder)
+    folder, flags, count = Path(args.folder), shlex.split(args.train), len(args.files)
+    if args.action in ("predict", "lock", "class") and not count or count > 1 and args.action in ("all", "predict", "run"):
+        raise ValueError(f"{args.action} wants {'one file' if args.action == 'predict' else 'files'}, got {count}")
     if args.action == "ladder":
         if unknown := set(args.files) - set(LADDER):
             raise ValueError(f"there is no rung {min(unknown)!r}; choose from {', '.join(LADDER)}")
         ladder(folder, args.files or LADDER, flags)
     elif args.action == "predict":
-        if len(args.files) != 1:
-            raise ValueError("predict wants the name of one file for the form, such as me.json")
-        path = Path(args.files[0])
+        if (path := Path(args.files[0])).exists():
+            raise ValueError(f"{path} is there already; name another file")
         program.write_json(path, empty_form(path.stem) if args.form else ask(path.stem))
     elif args.action == "lock":
         for path in args.files:
-            form = complete(read(path))
-            program.write_json(path, {**form, "lock": digest(form)})
+            form = lock(read(path))
+            program.write_json(path, form)
+            print(f"{path}: locked, {form['lock'][:8]}")
     elif args.action == "class":
-        if not (folder / "result.json").exists():
-            raise ValueError(f"{folder} holds no result yet; first: python -m tutorials.lab_forgetting run")
-        forms, result = [], read(folder / "result.json")
+        forms = {}
         for path in args.files:
             try:
-                forms.append(locked(read(path)))
+                form = locked(read(path))
+                if form["lock"] in forms:
+                    raise ValueError("the same form was given before")
+                forms[form["lock"]] = form
             except ValueError as error:
                 print(f"left out: {path}: {error}")
-        print(class_table(forms, result))
+        print(class_table(list(forms.values()), result_of(folder)))
     else:
-        form = locked(read(args.files[0])) if args.files else ask("me") if args.action == "all" else None
-        result = result_of(watch_both(folder, ["--check-every", str(max(1, c.steps // POINTS)), *flags]))
-        program.write_json(folder / "result.json", result)
-        print(json.dumps(result, indent=1) if args.json else report(result, form))
+        c = same_but_for_the_line(flags)
+        form = locked(read(args.files[0])) if count else None
+        with program.claimed(folder / "running.json", f"the folder {folder}"):
+            if args.action == "all" and not form:
+                form = ask("me")
+                program.write_json(folder / f"form-{form['lock'][:8]}.json", form)
+            watch_both(folder, ["--check-every", str(max(1, c.steps // POINTS)), *flags], lambda line: print(line, file=sys.stderr if args.json else sys.stdout, flush=True))
+        result = result_of(folder)
+        score = {"score": scored(form, result)} if form else {}
+        program.write_json(folder / "result.json", {**result, **score, "flags": flags, "commit": program.commit()})
+        print(json.dumps({**result, **score}, indent=1) if args.json else report(result, form))
         if form and not args.json:
-            score = scored(form, result)
-            print(f"\n{score['right']} of {score['of']} right; Brier score {score['brier']:.2f} (0 is perfect, .22 is guessing)")
+            print("\n{right} of {of} right; Brier score {brier:.2f} (0 is perfect, .22 is guessing)".format(**score["score"]))
 
 
 if __name__ == "__main__":

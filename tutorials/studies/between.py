@@ -1,10 +1,11 @@
-"""Between the line and no line: three ways to let some of the flow gradient into the VLM. Each is a few lines.
+"""Between detach and no detach: three ways to let some of the flow gradient into the VLM. Each is a few lines.
 
-    python -m tutorials.studies.between tenth --recipe post --no-insulate          # the gradient scaled by .1
-    python -m tutorials.studies.between late --recipe post --no-insulate           # stopped for half of the steps, then not
-    python -m tutorials.studies.between held --recipe post --no-insulate           # features held to those of a frozen copy
+    python -m tutorials.studies.between tenth --recipe post --no-insulate --threads 1      # the gradient scaled by .1
+    python -m tutorials.studies.between late --recipe post --no-insulate --threads 1       # stopped for half of the steps
+    python -m tutorials.studies.between held --recipe post --no-insulate --threads 1       # features held to a frozen copy's
 
-What came out: tutorials/results/README.md, question 10.          Read next: map.py
+What to expect of the first: where flow is the VLM's only loss, Muon and AdamW give a step its size whatever the gradient's, so
+that a tenth of it does what all of it does. What came out: tutorials/results/README.md, question 10.          Read next: map.py
 """
 import copy
 import sys
@@ -38,7 +39,7 @@ class Late(VLA):
 
 
 class Held(VLA):
-    """What the expert reads shall stay near what the VLM left for it when training began."""
+    """Holds the memory near what it was when training began. ("flow" in the log includes this penalty.)"""
 
     first = ()
 
@@ -60,8 +61,8 @@ def main():
     if len(sys.argv) < 2 or sys.argv[1] not in WAYS:
         raise ValueError(f"say which way first: {', '.join(WAYS)}; then flags of nano_ki.train")
     config = configuration.parse(sys.argv[2:])
-    if config.insulate or config.cross_entropy or config.resume:
-        raise ValueError("these ways are for flow alone, not insulated, and cannot be resumed: --recipe post --no-insulate")
+    if config.insulate or config.cross_entropy or config.resume or config.shards > 1 or not config.threads:
+        raise ValueError("these ways want flow alone, in one process and in one go: --recipe post --no-insulate --threads 1")
     train.train(config, policy=WAYS[sys.argv[1]], watch=watch)
 
 

@@ -94,7 +94,7 @@ def run(arm, seed, flags, results, root, threads):
     first = os.path.relpath(folder_of("generalist", seed, [], root), ROOT)
     command = [first if flag == "GENERALIST" else flag for flag in ARMS[arm][0]] + [*flags, "--seed", str(seed)]
     if not (out / "summary.json").exists():
-        begun = checkpoint.there(out)
+        begun = checkpoint.there(out) and "between" not in PROGRAMS.get(arm, "")         # (those cannot go on, and begin again)
         worked = call(*PROGRAMS.get(arm, TRAIN).split(), *(["--resume"] if begun else [*command, "--overwrite"]), "--out", str(out))
         if not worked or not (out / "summary.json").exists():           # (stopped: it is saved)
             return False

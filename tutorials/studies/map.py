@@ -1,13 +1,16 @@
-"""The map: when does the stop-gradient pay? Runs with the line against runs without it, all else equal.
+"""The map: when does the stop-gradient pay? Runs with the detach against runs without it, all else equal.
 
 Each row says what a practitioner sees, success on the kinds that are shown, and what he does not: the kinds that the
 VLM knew before, new ones, and its answers. From post.jsonl (post-training a generalist on three kinds):
 
-    python -m tutorials.studies.compare --arms post post_through --sweep vlm_rate=.001,.003,.01,.03 --results tutorials/results/post.jsonl
+    python -m tutorials.studies.compare --arms post post_through --results tutorials/results/post.jsonl
+    python -m tutorials.studies.compare --arms post_through --sweep vlm_rate=.001,.003 --results tutorials/results/post.jsonl
     python -m tutorials.studies.map          # the table; writes tutorials/results/map.png
 
 Read next: claims.py
 """
+from dataclasses import replace
+
 import numpy as np
 
 from nano_ki import config as configuration
@@ -31,16 +34,17 @@ def book(line):
 
 
 def pairs(lines):
-    """[(settings {kinds, steps, rate}, runs with the line, runs without it)], by rate. The rate of a VLM that no loss reaches
-    changes nothing, so that every rate has the same runs with the line."""
-    groups = {}
+    """[(the Config of the runs without the detach, runs with it, runs without it)] of the same seeds, by length and rate. With the
+    detach the VLM's rate changes nothing, so that all rates share these runs."""
+    groups, out = {}, []
     for m in lines:
-        c = config_of(m)
-        rate = c.vlm_rate if c.vlm_learns else 0
-        groups.setdefault((c.kinds, c.steps), {}).setdefault((m["arm"], rate), {})[m["seed"]] = m
-    return [({"kinds": kinds, "steps": steps, "rate": rate}, list(of[WITH, 0].values()), list(mine.values()))
-            for (kinds, steps), of in sorted(groups.items(), key=lambda g: g[0][1]) for (arm, rate), mine in sorted(of.items(), key=lambda g: g[0][1])
-            if arm == WITHOUT and (WITH, 0) in of]
+        if m["arm"] in (WITH, WITHOUT):
+            groups.setdefault(replace(config_of(m), seed=0), {})[m["seed"]] = m
+    for c, theirs in sorted(groups.items(), key=lambda g: (g[0].steps, not g[0].subtask, g[0].vlm_rate)):
+        ours = next((mine for d, mine in groups.items() if d == replace(c, insulate=True, vlm_rate=d.vlm_rate, vlm_adam=d.vlm_adam)), {})
+        if not c.insulate and (both := sorted(ours.keys() & theirs.keys())):
+            out.append((c, [ours[seed] for seed in both], [theirs[seed] for seed in both]))
+    return out
 
 
 def apart(ours, theirs, side):
@@ -66,32 +70,34 @@ def seconds_to(lines, level=.8):
 
 
 def tables(lines, brief=False):
-    """Markdown: with / without the line, for each setting of post-training; and the differences, unless brief."""
+    """Markdown: with / without the detach, for each setting of post-training; and the differences, unless brief."""
     def cell(ours, theirs, side):
         middle, low, high = apart(ours, theirs, side)
         return f"{rate_of(ours, side):.2f} / {rate_of(theirs, side):.2f}" + f": {middle:+.2f} [{low:+.2f}, {high:+.2f}]" * (not brief)
     sides = [side for side in SIDES if not (brief and side.startswith("right puck"))]
-    rows = [["kinds shown, steps, VLM rate", "seeds", *sides, "answers, book", "samples a second", "seconds to .8 on the twelve kinds"][:None if not brief else -2]]
+    rows = [["steps, VLM rate", "seeds", *sides, "answers, book", "samples a second", "seconds to .8 on the twelve kinds"][:None if not brief else -2]]
     rows.append(["---"] * len(rows[0]))
     for at, ours, theirs in pairs(lines):
         pace = [f"{np.mean([m['samples_a_second'] for m in ours]):.0f} / {np.mean([m['samples_a_second'] for m in theirs]):.0f}",
                 f"{seconds_to(ours)} / {seconds_to(theirs)}"]
-        rows.append([f"{at['kinds']}, {at['steps']:,}, {at['rate']:g}", len({m["seed"] for m in theirs}), *(cell(ours, theirs, side) for side in sides),
+        rows.append([f"{at.steps:,}, {at.vlm_rate:g}" + ", no subtask" * (not at.subtask), len(theirs), *(cell(ours, theirs, side) for side in sides),
                      f"{np.mean([*map(book, ours)]):.2f} / {np.mean([*map(book, theirs)]):.2f}", *([] if brief else pace)])
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 
 def plot(lines, path=RESULTS / "map.png"):
-    """One chart for each length: what the line gains, against the VLM's rate."""
+    """One chart for each length: what the detach gains, against the VLM's rate."""
     charts = {}
     for at, ours, theirs in pairs(lines):
-        chart = charts.setdefault(f"with minus without the line, against the VLM rate; {at['kinds']} kinds, {at['steps']:,} steps", {})
+        title = f"with minus without the detach, against the VLM rate; {at.steps:,} steps{', no subtask' * (not at.subtask)}"
+        chart = charts.setdefault(title, {})
         for side in ("shown", "twelve kinds", "new colour", "new both"):
-            for values, value in zip(chart.setdefault(f"success, {side}" if side == "shown" else side, ([], [], [], [])), (at["rate"], *apart(ours, theirs, side)), strict=True):
+            for values, value in zip(chart.setdefault(f"success, {side}" if side == "shown" else side, ([], [], [], [])), (at.vlm_rate, *apart(ours, theirs, side)), strict=True):
                 values.append(value)
         xs, ys = chart.setdefault("answers", ([], []))
-        xs.append(at["rate"])
+        xs.append(at.vlm_rate)
         ys.append(np.mean([*map(book, ours)]) - np.mean([*map(book, theirs)]))
+    charts = {title: chart for title, chart in charts.items() if len(chart["answers"][0]) > 1}        # (one rate is no curve)
     if charts:
         draw.curves(charts, path, 640, 400, 2, log=True)
 
