@@ -121,7 +121,7 @@ def read(path):
 
 
 def shown(model, n=100):
-    """Success in scenes like the demonstrations of stage 2, and where the VLM says the first puck of one table is."""
+    """Success in scenes like the demonstrations of stage 2, and where the VLM says the pucks of three commands are."""
     c = model.config
     scenes = world.sample(np.random.default_rng((evaluate.TEST_SEED, 20)), n, world.KINDS[c.kinds], c.pucks, "left out" if c.holes else None)
     end = evaluate.rollout(evaluate.policy_of(model), scenes, c.execute, rate=c.rate)
