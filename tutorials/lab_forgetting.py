@@ -2,7 +2,8 @@
 
 A generalist (data/generalist.pt: FAST and text, twelve kinds of object) gets a new action expert, which is trained by the
 flow loss alone on demonstrations of three other kinds: once with the stop-gradient (`detached`), once without (`through`).
-All else is equal: steps, updates, rates, samples, seeds. Both run side by side, one thread each.
+All else is equal: steps, updates, rates, samples, seeds. The expert reads features alone and no words of a subtask, which flow
+would ruin for everybody to see (--train="--subtask" shows that). Both run side by side, one thread each.
 
     python -m tutorials.lab_forgetting                   # asks what you expect, runs both, tells what you got right
     python -m tutorials.lab_forgetting predict me.json   # only the form, locked (--form: an empty one, to fill in by hand)
@@ -36,7 +37,7 @@ from tutorials.studies import compare
 FOLDER = Path("runs") / "forgetting"
 SCENES, EQUAL = 200, .05                  # scenes in each set; differences smaller than this count as "equal"
 POINTS = 8                                # on each curve, the last one at the end
-ARMS = {"detached": ["--recipe", "post"], "through": ["--recipe", "post", "--no-insulate"]}
+ARMS = {"detached": ["--recipe", "post", "--no-subtask"], "through": ["--recipe", "post", "--no-subtask", "--no-insulate"]}
 MEASURED = {        # what is asked of both arms
     "shown": "success on the three kinds that are shown now",
     "knew": "success on the twelve kinds that the generalist knew",
