@@ -306,3 +306,12 @@ def test_ways_between_the_line_and_no_line(way, data, batch):
         with torch.no_grad():
             vla.vlm.blocks[0].k.weight.add_(.5 * torch.randn_like(vla.vlm.blocks[0].k.weight))
         assert vla(few, torch.Generator().manual_seed(0))["flow"].item() > before and not any("first" in name for name in vla.state_dict())
+
+
+def test_runs_that_differ_live_apart():
+    """One generalist of a seed serves what starts from it, whatever flags that has; a search has one for each rate."""
+    folder = compare.folder_of
+    assert folder("generalist", 0, ["--steps", "9"], "r") == folder("generalist", 0, [], "r") != folder("generalist", 1, [], "r")
+    for arm in ("generalist", "ki"):
+        assert len({folder(arm, 0, ["--vlm-rate", rate, "--validate"], "r") for rate in ("0.003", "0.01")}) == 2
+    assert folder("post", 0, ["--steps", "9"], "r") != folder("post", 0, [], "r")

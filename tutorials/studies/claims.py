@@ -538,13 +538,13 @@ ALONE = (
     "reads the VLM's output adds nothing: what the expert needs stands in the keys and values already. Few draws in one update do best here (4 draws, 1 update: .90 after 30 s), for the seconds are mostly the expert's own. "
     "Where the VLM learns too, its backward pass costs more than they do, and four updates on one memory pay: `ki` (three seeds) reaches .8 after 272 steps with 8 draws in 4 updates and rates that fall from the start; with 4 draws in 2, and rates that fell from a fifth of the steps on, it took 387.")
 POST = (
-    "In post-training. A generalist (FAST and text, twelve kinds) gets a new expert, which flow alone trains on three other kinds; three seeds, each with a generalist of its own, equal steps, updates and samples. "
-    "Where the expert reads features alone (no subtask) and the VLM keeps the rate of stage 1 (.01), the two arms are level on what is shown (SHOWN), which is all that a practitioner sees. Of what the generalist knew, the "
-    "detach keeps all and gives more than it had by tokens (TWELVE on the twelve kinds), and flow let through leaves TWELVE_T; on new colours and shapes NEWBOTH against NEWBOTH_T; and the VLM answers .98 and .1 of the questions about the book. "
-    "Where the expert also reads the words of a subtask, the detached policy is better still (.90 on the twelve kinds, .78 on new both), and the other fails on the shown kinds, too, unless the VLM learns slowly: at .01 nobody teaches the words and flow ruins them (they miss by .6), and the "
-    "expert, trained on true words, acts on false ones. At a tenth of that rate the answers stay (.97), and the line still brings +.07 on the shown kinds, +.14 on the twelve and +.26 on new both. "
-    "LONG"
-    "A detached step is half as long: 900 samples a second against 480. Published fine-tuning recipes lower the VLM's rate instead; with the detach there is no such dial to turn.")
+    "In post-training, where it decides what is left of a generalist, and where the kinds that are shown say nothing about that. A generalist (FAST and text, twelve kinds) gets a new expert, which flow alone trains on three other kinds; three seeds, "
+    "each with a generalist of its own, equal steps, updates and samples. Where the expert reads features alone (*no subtask*) and the VLM keeps the rate of stage 1 (.01), success on the shown kinds is .95 without the detach and .88 with it, so that whoever tests "
+    "on these lets the flow through. Of the twelve kinds that the generalist knew that policy then pushes .56, the detached one .81 (the generalist itself, token by token, .69); on new colours .51 against .77, on new both .34 against .60; "
+    "and it answers .13 of the questions about the book where the detached VLM answers what it answered, .98. "
+    "Where the expert also reads the words of a subtask, the detached policy is better still (.90 on the twelve kinds, .78 on new both). The other then fails on the shown kinds, too: nobody teaches the words any more, flow ruins them (at .01 they miss by .6 table units), and the "
+    "expert, which was trained on true words, acts on false ones. At a tenth of the rate nearly all answers stay (.97), and the detach is still ahead, by .07 on the shown kinds, .14 on the twelve and .26 on new both. "
+    "A detached step is half as long: 900 samples a second against 480. The usual remedy is a lower rate for the VLM; with the detach there is no such dial to turn.LONG")
 # title, files of lines (the first goes to the table), table, plot, answer (written by hand from the table; everything else is generated)
 QUESTIONS = [
     ("0. Is the premise given, and what comes out in today's world?", "arms", suites, None, PREMISE),

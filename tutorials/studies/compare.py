@@ -73,8 +73,9 @@ TIMED = 40                                     # steps that tell how long a step
 
 
 def folder_of(arm, seed, flags, root):
-    """Where a run lives until it is finished, and after: one folder for each arm, seed and set of flags (one generalist a seed)."""
-    words = [arm, f"seed{seed}", *(f.lstrip("-") for f in flags if arm != "generalist")]
+    """Where a run lives until it is finished, and after: one folder for each arm, seed and set of flags (one generalist a seed,
+    but in a search)."""
+    words = [arm, f"seed{seed}", *(f.lstrip("-") for f in flags if arm != "generalist" or "--validate" in flags)]
     return Path(root) / "_".join(words).replace("/", "-")
 
 
