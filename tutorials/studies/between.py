@@ -5,7 +5,9 @@
     python -m tutorials.studies.between held --recipe post --no-insulate --threads 1       # features held to a frozen copy's
 
 What to expect of the first: where flow is the VLM's only loss, Muon and AdamW give a step its size whatever the gradient's, so
-that a tenth of it does what all of it does. What came out: tutorials/results/README.md, question 10.          Read next: map.py
+that a tenth of it does what all of it does. Not measured yet: python -m tutorials.studies.compare --arms post_tenth post_late post_held.
+
+Read next: map.py
 """
 import copy
 import sys
