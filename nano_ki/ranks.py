@@ -1,6 +1,6 @@
 """Several processes, one run: who am I, what is the sum over all, and one model in all of them.
 
-`torchrun --nproc-per-node N -m nano_ki.train` starts N processes (ranks), one for each GPU or CPU core. A step's batch is
+`torchrun --nproc-per-node N -m -- nano_ki.train` starts N processes (ranks), one for each GPU or CPU core. A step's batch is
 cut into `shards`, dealt out to the ranks. DDP adds the gradients up. With FSDP2 (--fsdp) each rank keeps 1/N of each
 matrix and its optimiser, and gathers the rest layer by layer. Without torchrun there is one rank.
 """
@@ -86,7 +86,7 @@ def spread(model, fsdp, unused=False):
     """The model to call in training: itself, in DDP, or cut up in place by FSDP2. unused: a step skips some weights."""
     if not several():
         if fsdp:
-            raise ValueError("--fsdp needs several processes: torchrun --nproc-per-node N -m nano_ki.train --fsdp ...")
+            raise ValueError("--fsdp needs several processes: torchrun --nproc-per-node N -m -- nano_ki.train --fsdp ...")
         return model
     if not fsdp:
         return DistributedDataParallel(model, find_unused_parameters=unused)

@@ -17,7 +17,7 @@ FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
 
 def torchrun(count, *args, timeout=240):
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "-m",
-                           "nano_ki.train", *FLAGS, *map(str, args)], cwd=ROOT, text=True, capture_output=True,
+                           "--", "nano_ki.train", *FLAGS, *map(str, args)], cwd=ROOT, text=True, capture_output=True,
                           timeout=timeout)
     return done
 

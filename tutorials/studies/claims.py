@@ -546,7 +546,7 @@ POST = (
     "expert, which was trained on true words, acts on false ones. At a tenth of the rate nearly all answers stay (.97), and the detach is still ahead, by .07 on the shown kinds, .14 on the twelve and .26 on new both. "
     "A detached step is half as long: 900 samples a second against 480. The usual remedy is a lower rate for the VLM; with the detach there is no such dial to turn. "
     "Trained three times as long without a subtask (one seed), success on the shown kinds is .98 without the detach and .96 with it, and the rest is further apart: .48 against .94 on the twelve kinds, .32 against .85 on new colours, at the rate (.01) that "
-    "success on the shown kinds alone would pick. At .001 it is .97 against .96 on these, .86 against .94 and .76 against .85 on the others. Not measured yet: other numbers of shown kinds, shares of questions, FAST, alpha, and the joint base at other rates.")
+    "success on the shown kinds alone would pick. At .001 it is .97 against .96 on these, .86 against .94 and .76 against .85 on the others. Still to be measured: other numbers of shown kinds, shares of questions, FAST, alpha, and the joint base at other rates.")
 # title, files of lines (the first goes to the table), table, plot, answer (written by hand from the table; everything else is generated)
 QUESTIONS = [
     ("0. Is the premise given, and what comes out in today's world?", "arms", suites, None, PREMISE),
