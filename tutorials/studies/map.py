@@ -1,6 +1,6 @@
 """The map: when does the stop-gradient pay? Runs with the detach against runs without it, all else equal.
 
-Each row says what a practitioner sees, success on the kinds that are shown, and what he does not: the kinds that the
+Each row says what a practitioner sees, success on the kinds that are shown, and what stays unseen: the kinds that the
 VLM knew before, new ones, and its answers. From post.jsonl (post-training a generalist on three kinds):
 
     python -m tutorials.studies.compare --arms post post_through --results tutorials/results/post.jsonl
