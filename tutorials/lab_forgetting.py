@@ -32,7 +32,8 @@ from PIL import Image, ImageDraw
 from nano_ki import checkpoint, draw, evaluate, language, program, render, train, world
 from nano_ki import config as configuration
 from nano_ki.program import ROOT
-from tutorials.studies import compare
+from tutorials.studies import compare, more
+from tutorials.studies.compare import book
 
 FOLDER = Path("runs") / "forgetting"
 SCENES, EQUAL = 200, .05                  # scenes in each set; differences smaller than this count as "equal"
@@ -124,8 +125,7 @@ def read(path):
 def shown(model, n=100):
     """Success in scenes like the demonstrations of stage 2, and where the VLM says the pucks of three commands are."""
     c = model.config
-    scenes = world.sample(np.random.default_rng((evaluate.TEST_SEED, 20)), n, world.KINDS[c.kinds], c.pucks, "left out" if c.holes else None)
-    end = evaluate.rollout(evaluate.policy_of(model), scenes, c.execute, rate=c.rate)
+    end = evaluate.rollout(evaluate.policy_of(model), more.shown(c, n), c.execute, rate=c.rate)
     return {"shown": evaluate.outcome(world.success(end)), "said": places_said(model, asked())}
 
 
@@ -169,11 +169,6 @@ def points_of(out):
         checks.append({**summary, "step": summary["steps"], "vqa": {"book": summary["vqa_after"]}, **read(end)})
     return [{"step": m["step"], "shown": m["shown"]["rate"], "knew": m["success"]["seen"]["rate"],
              "new": m["success"]["new_both"]["rate"], "book": book(m["vqa"]["book"]), "said": m["said"]} for m in checks]
-
-
-def book(scores):
-    """The mean of the three kinds of question about one page."""
-    return round(float(np.mean([scores[k] for k in ("where", "colour", "shape")])), 4)
 
 
 def folders(folder):
@@ -298,20 +293,20 @@ def class_table(forms, result):
     return "\n".join(lines)
 
 
-def ladder(folder, rungs, more=()):
+def ladder(folder, rungs, given=()):
     """One run for each rung, after the other: what is expected of it, and what came out."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in rungs:
         flags, expected = LADDER[name]
         out = (folder / f"rung-{name}").resolve()
         print(f"\n{name}: {expected}", flush=True)
-        job = start(out, [*flags, *EACH, *more], os.cpu_count())
+        job = start(out, [*flags, *EACH, *given], os.cpu_count())
         try:
             if job.wait():
                 raise ValueError(f"{name} was stopped, or failed: {Path(f'{out}.log').read_text()[-1000:]}")
         finally:
             job.terminate()
-        summary = json.loads((out / "summary.json").read_text())
+        summary = read(out / "summary.json")
         print(f"  measured: success {summary['success']['seen']['rate']:.2f} on shown kinds, {summary['success']['new_both']['rate']:.2f} on new ones; "
               f"the book {book(summary['vqa_before']):.2f} -> {book(summary['vqa_after']):.2f}, robot pictures "
               f"{book(summary['vqa_before_robot']):.2f} -> {book(summary['vqa_after_robot']):.2f}; {summary['total_seconds']:.0f} s", flush=True)

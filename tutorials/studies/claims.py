@@ -25,13 +25,16 @@ from tutorials.studies import map as post
 from tutorials.studies.compare import (
     ARMS,
     RESULTS,
+    config_of,
     difference,
+    first_at,
     lines_of,
     pooled,
     rate_flags,
     rate_of,
     scenes,
     seconds_a_step,
+    table,
 )
 
 PAGE, README = RESULTS / "README.md", program.ROOT / "README.md"
@@ -84,18 +87,8 @@ def text(r):
     return f"{r['rate']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
 
 
-def table(head, rows):
-    return "\n".join(["| " + " | ".join(head) + " |", "|---" * len(head) + "|",
-                      *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
-
-
 def seeds_of(mine):
     return len({m["seed"] for m in mine})
-
-
-def config_of(line):
-    """The Config that a run had: its arm's flags, and what was changed."""
-    return configuration.parse([*ARMS[line["arm"]][0], *line["flags"], "--device", "cpu"])
 
 
 def changes(line, *settings):
@@ -155,16 +148,6 @@ def curve(mine, name):
 
 def bits(r):
     return np.unpackbits(np.frombuffer(bytes.fromhex(r["scenes"]), np.uint8))[:r["n"]]
-
-
-def first_at(points, level):
-    """x where a curve [(x, rate)] first reaches `level`, by straight lines between its points; None if never."""
-    x0, y0 = 0, 0
-    for x, y in points:
-        if y >= level:
-            return x0 + (level - y0) / (y - y0) * (x - x0) if y > y0 else x
-        x0, y0 = x, y
-    return None
 
 
 def climb(mine):

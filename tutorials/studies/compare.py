@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from nano_ki import checkpoint, program
+from nano_ki import config as configuration
 from nano_ki.config import Config
 from nano_ki.evaluate import wilson
 from nano_ki.program import ROOT
@@ -215,6 +216,31 @@ def difference(ours, theirs, key, name, resamples=2000):
     means = [d[rng.integers(len(d), size=len(d))][:, rng.integers(d.shape[1], size=d.shape[1])].mean()
              for _ in range(resamples)]
     return float(d.mean()), *(float(q) for q in np.percentile(means, (2.5, 97.5)))
+
+
+def config_of(line):
+    """The Config that a run had: its arm's flags, and what was changed."""
+    return configuration.parse([*ARMS[line["arm"]][0], *line["flags"], "--device", "cpu"])
+
+
+def book(scores):
+    """The mean of the three kinds of question about one page, in what evaluate.vqa returns."""
+    return float(np.mean([scores[k] for k in ("where", "colour", "shape")]))
+
+
+def first_at(points, level):
+    """x where a curve [(x, rate)] first reaches `level`, by straight lines between its points; None if never."""
+    x0, y0 = 0, 0
+    for x, y in points:
+        if y >= level:
+            return x0 + (level - y0) / (y - y0) * (x - x0) if y > y0 else x
+        x0, y0 = x, y
+    return None
+
+
+def table(head, rows):
+    return "\n".join(["| " + " | ".join(head) + " |", "|---" * len(head) + "|",
+                      *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
 def main():

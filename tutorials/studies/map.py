@@ -13,24 +13,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from nano_ki import config as configuration
 from nano_ki import draw, program
-from tutorials.studies.compare import ARMS, RESULTS, difference, lines_of
+from tutorials.studies.compare import RESULTS, book, config_of, difference, first_at, lines_of, table
 
 WITH, WITHOUT = "post", "post_through"
 SIDES = {           # what is compared: (key in a line, test set); first what a practitioner sees
     "shown": ("success", "shown"), "twelve kinds": ("success", "seen"), "new colour": ("success", "new_colour"), "new both": ("success", "new_both"),
     "right puck, new colour": ("right_puck", "new_colour"), "right puck, new both": ("right_puck", "new_both"),
 }
-
-
-def config_of(line):
-    return configuration.parse([*ARMS[line["arm"]][0], *line["flags"], "--device", "cpu"])
-
-
-def book(line):
-    """The mean of the three kinds of question about one book page, after training."""
-    return float(np.mean([line["vqa_after"][k] for k in ("where", "colour", "shape")]))
 
 
 def pairs(lines):
@@ -58,15 +48,18 @@ def rate_of(lines, side):
 
 
 def seconds_to(lines, level=.8):
-    """Seconds of training until the mean success on the twelve kinds reaches `level`, between checks by straight lines."""
-    x0 = y0 = 0
+    """Seconds of training until the mean success on the twelve kinds reaches `level`."""
+    points = []
     for k in range(min(len(m["checks"]) for m in lines) + 1):
         at = [m["checks"][k] if k < len(m["checks"]) else {"seconds": m["train_seconds"], "success": m["success"]} for m in lines]
-        x, y = np.mean([c["seconds"] for c in at]), np.mean([c["success"]["seen"]["rate"] for c in at])
-        if y >= level:
-            return f"{x0 + (level - y0) / (y - y0) * (x - x0):.0f}"
-        x0, y0 = x, y
-    return "never"
+        points.append((np.mean([c["seconds"] for c in at]), np.mean([c["success"]["seen"]["rate"] for c in at])))
+    there = first_at(points, level)
+    return "never" if there is None else f"{there:.0f}"
+
+
+def answers(lines):
+    """The mean of what is answered about the book after training."""
+    return np.mean([book(m["vqa_after"]) for m in lines])
 
 
 def tables(lines, brief=False):
@@ -75,14 +68,14 @@ def tables(lines, brief=False):
         middle, low, high = apart(ours, theirs, side)
         return f"{rate_of(ours, side):.2f} / {rate_of(theirs, side):.2f}" + f": {middle:+.2f} [{low:+.2f}, {high:+.2f}]" * (not brief)
     sides = [side for side in SIDES if not (brief and side.startswith("right puck"))]
-    rows = [["steps, VLM rate", "seeds", *sides, "answers, book", "samples a second", "seconds to .8 on the twelve kinds"][:None if not brief else -2]]
-    rows.append(["---"] * len(rows[0]))
+    head = ["steps, VLM rate", "seeds", *sides, "answers, book", "samples a second", "seconds to .8 on the twelve kinds"]
+    rows = []
     for at, ours, theirs in pairs(lines):
         pace = [f"{np.mean([m['samples_a_second'] for m in ours]):.0f} / {np.mean([m['samples_a_second'] for m in theirs]):.0f}",
                 f"{seconds_to(ours)} / {seconds_to(theirs)}"]
         rows.append([f"{at.steps:,}, {at.vlm_rate:g}" + ", no subtask" * (not at.subtask), len(theirs), *(cell(ours, theirs, side) for side in sides),
-                     f"{np.mean([*map(book, ours)]):.2f} / {np.mean([*map(book, theirs)]):.2f}", *([] if brief else pace)])
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+                     f"{answers(ours):.2f} / {answers(theirs):.2f}", *([] if brief else pace)])
+    return table(head[:-2] if brief else head, rows)
 
 
 def plot(lines, path=RESULTS / "map.png"):
@@ -96,7 +89,7 @@ def plot(lines, path=RESULTS / "map.png"):
                 values.append(value)
         xs, ys = chart.setdefault("answers", ([], []))
         xs.append(at.vlm_rate)
-        ys.append(np.mean([*map(book, ours)]) - np.mean([*map(book, theirs)]))
+        ys.append(answers(ours) - answers(theirs))
     charts = {title: chart for title, chart in charts.items() if len(chart["answers"][0]) > 1}        # (one rate is no curve)
     if charts:
         draw.curves(charts, path, 640, 400, 2, log=True)

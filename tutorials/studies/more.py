@@ -35,6 +35,11 @@ def half_said(n, part, seed=evaluate.TEST_SEED, pucks=3):
     return tables.take(np.flatnonzero(alone)[:n])
 
 
+def shown(c, n, seed=evaluate.TEST_SEED):
+    """n scenes like the demonstrations of a run with these settings."""
+    return world.sample(np.random.default_rng((seed, 20)), n, world.KINDS[c.kinds], c.pucks, "left out" if c.holes else None)
+
+
 def harder(model, n, seed=evaluate.TEST_SEED):
     """`success` in what no demonstration was like: five pucks, commands that say only the colour, or only the shape (which
     only the target has). And where other kinds were demonstrated than "seen": in scenes that are "shown" like these."""
@@ -42,7 +47,7 @@ def harder(model, n, seed=evaluate.TEST_SEED):
     sets = [("five_pucks", evaluate.test_scenes("16", n, seed, 5), ()), ("only_colour_said", half_said(n, 0, seed, c.pucks), (SHAPE,)),
             ("only_shape_said", half_said(n, 1, seed, c.pucks), (COLOUR,))]
     if c.kinds != "seen":
-        sets.append(("shown", world.sample(np.random.default_rng((seed, 20)), n, world.KINDS[c.kinds], c.pucks, "left out" if c.holes else None), ()))
+        sets.append(("shown", shown(c, n, seed), ()))
     for name, scenes, hide in sets:
         end = evaluate.rollout(evaluate.policy_of(model, hide=hide), scenes, c.execute, rate=c.rate)
         won[name], right[name] = map(evaluate.outcome, (world.success(end), evaluate.right_puck(scenes, end)))
