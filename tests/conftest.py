@@ -42,6 +42,13 @@ def command(module, *args, text=""):
     return SimpleNamespace(returncode=code, stdout=out.buffer.getvalue().decode(), stderr=err.buffer.getvalue().decode())
 
 
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path_factory, monkeypatch):
+    """Forms are locked in a list of each test's own."""
+    from tutorials import forms
+    monkeypatch.setattr(forms, "LOCKS", tmp_path_factory.mktemp("locks") / "locks.jsonl")
+
+
 @pytest.fixture(scope="session")
 def tiny():
     from nano_ki import config

@@ -75,46 +75,215 @@ RIGHT = {
     "10.1": """def freeze(vlm, expert, rate, decay):
     return torch.optim.AdamW(expert, lr=rate, weight_decay=decay)""",
 }
+# The same, written differently: accepted, too.
+ALSO_RIGHT = {
+    "01.1": ["def min_jerk(t): return 10 * t.pow(3) - 15 * t.pow(4) + 6 * t.pow(5)",
+             "def min_jerk(t):\n    s = torch.zeros_like(t)\n    for c in (6., -15., 10., 0., 0., 0.): s = s * t + c\n    return s"],
+    "01.2": ["def keep(owner, finished): return (owner[:, None] == finished).any(1)",
+             "def keep(owner, finished):\n    won = set(finished.tolist())\n    return torch.tensor([o in won for o in owner.tolist()], dtype=torch.bool)"],
+    "02.1": ["def prefix_tokens(side, stride, slots): return len([(y, x) for y in range(0, side, stride) for x in range(0, side, stride)]) + slots",
+             "def prefix_tokens(side, stride, slots): return int((side / stride) ** 2) + slots"],
+    "02.2": ["def token_shift(words):\n    out = words.clone()\n    out[:, 1:] += words[:, :-1]\n    return out",
+             "def token_shift(words): return words + torch.cat((torch.zeros_like(words[:, :1]), words[:, :-1]), dim=1)"],
+    "03.1": ["""def dct_matrix(H):
+    rows = [[math.sqrt((1 if k == 0 else 2) / H) * math.cos(math.pi * k * (n + .5) / H) for n in range(H)] for k in range(H)]
+    return torch.tensor(rows, dtype=torch.float64)""",
+             """def dct_matrix(H):
+    c = torch.cos(torch.outer(torch.arange(H).double(), torch.arange(H).double() + .5) * torch.pi / H)
+    return c / c.norm(dim=1, keepdim=True)"""],
+    "03.2": ["def allowed(lengths, used, size): return torch.tensor([used + int(n) <= size for n in lengths] + [used == size])",
+             "def allowed(lengths, used, size): return F.pad(used + lengths <= size, (0, 1), value=used >= size)"],
+    "04.1": ["def sample_time(u): return 1 - .001 - .999 * (1 - u).pow(1 / 1.5)", "def sample_time(u):\n    b = torch.exp(torch.log(u) / 1.5)\n    return .999 * (1 - b)"],
+    "04.2": ["""def path(action, noise, t):
+    if tuple(t.shape) != tuple(action.shape[:-2]): raise ValueError(t.shape)
+    return torch.lerp(noise, action, t.unsqueeze(-1).unsqueeze(-1))""",
+             """def path(action, noise, t):
+    if t.ndim != action.ndim - 2 or t.shape != action.shape[:t.ndim]: raise ValueError
+    t = t.reshape(*t.shape, 1, 1)
+    return noise + t * (action - noise)"""],
+    "04.3": ["""def euler(velocity, noise, steps):
+    x, dt = noise, 1 / steps
+    for t in torch.arange(steps) * dt: x = torch.add(x, velocity(x, t.expand(x.shape[:-2])), alpha=dt)
+    return x""",
+             """def euler(velocity, noise, steps, i=0):
+    if i == steps: return noise
+    return euler(velocity, noise + velocity(noise, torch.ones(noise.shape[:-2]) * i / steps) / steps, steps, i + 1)"""],
+    "05.1": ["""def prefix_mask(prefix, answer):
+    n = torch.arange(prefix + answer)
+    return (n[None] < prefix) | (n[None] <= n[:, None])""",
+             "def prefix_mask(prefix, answer): return torch.tensor([[c < prefix or c <= r for c in range(prefix + answer)] for r in range(prefix + answer)])"],
+    "05.2": ["""def draw_mask(prefix, draws, horizon):
+    of = torch.arange(draws).repeat_interleave(horizon)
+    return F.pad(of[:, None] == of, (prefix, 0), value=True)""",
+             """def draw_mask(prefix, draws, horizon):
+    mask = torch.zeros(draws * horizon, prefix + draws * horizon, dtype=torch.bool)
+    mask[:, :prefix] = True
+    for d in range(draws): mask[d * horizon:(d + 1) * horizon, prefix + d * horizon:prefix + (d + 1) * horizon] = True
+    return mask"""],
+    "06.1": ["def memory_for_expert(memory, insulate): return [tuple(x.detach().requires_grad_() for x in kv) if insulate else kv for kv in memory]",
+             """def memory_for_expert(memory, insulate):
+    if not insulate: return memory
+    with torch.no_grad(): return tuple((k.clone(), v.clone()) for k, v in memory)"""],
+    "06.2": ["""def expert_attention(q, k, v, memory):
+    a, b = q @ memory[0].transpose(-1, -2), q @ k.transpose(-1, -2)
+    w = torch.softmax(torch.cat((b, a), -1) * 10 / q.size(-1), -1)
+    return w @ torch.cat((v, memory[1]), 2)""",
+             """def expert_attention(q, k, v, memory):
+    keys, values = torch.cat((memory[0], k), -2), torch.cat((memory[1], v), -2)
+    w = torch.exp(torch.einsum('bnhk,bntk->bnht', q, keys) * (10 / q.shape[3]))
+    return torch.einsum('bnht,bntk->bnhk', w / w.sum(-1, keepdim=True), values)"""],
+    "07.1": ["""def insulated(losses, vlm, expert):
+    def grads(name): return [0 if g is None else g.abs().sum().item() for g in torch.autograd.grad(losses()[name], vlm + expert, allow_unused=True)]
+    flow, ce = grads("flow"), grads("ce")
+    return sum(flow[:len(vlm)]) == 0 and max(flow[len(vlm):]) > 0 and min(ce[:len(vlm)]) > 0""",
+             """def insulated(losses, vlm, expert):
+    def touched(name):
+        for p in vlm + expert: p.grad = None
+        losses()[name].backward()
+        return [p.grad is not None and bool((p.grad != 0).any()) for p in vlm], [p.grad is not None and bool((p.grad != 0).any()) for p in expert]
+    (a, b), (c, _) = touched("flow"), touched("ce")
+    return torch.tensor(not any(a) and all(b) and all(c))"""],
+    "07.2": ["""def open_gates(gates, seed):
+    g = torch.Generator().manual_seed(seed)
+    for gate in gates: gate.data = torch.randn(gate.shape, generator=g) * .5""",
+             """@torch.no_grad()
+def open_gates(gates, seed):
+    g = torch.Generator()
+    g.manual_seed(seed)
+    for gate in gates: gate.copy_(torch.normal(0., .5, gate.shape, generator=g))"""],
+    "08.1": ["""def cross_entropy(logits, answer, pad):
+    real = answer != pad
+    return F.cross_entropy(logits[real], answer[real])""",
+             """def cross_entropy(logits, answer, pad):
+    picked = logits.log_softmax(-1).gather(-1, answer[..., None])[..., 0]
+    return -(picked * (answer != pad)).sum() / (answer != pad).sum()"""],
+    "08.2": ["""def clip(vlm, expert, limit):
+    out = []
+    for part in (vlm, expert):
+        n = torch.sqrt(sum(p.grad.square().sum() for p in part))
+        for p in part: p.grad.mul_(min(1., float(limit / n)))
+        out.append(float(n))
+    return out""",
+             """def clip(vlm, expert, limit):
+    a = torch.nn.utils.clip_grad_norm_(vlm, limit).item()
+    b = torch.nn.utils.clip_grad_norm_(expert, limit).item()
+    return a, b"""],
+    "09.1": ["""def wilson(hits, n):
+    z2 = 1.96 ** 2
+    a, b = (hits + z2 / 2) / (n + z2), 1.96 / (n + z2) * (hits * (n - hits) / n + z2 / 4) ** .5
+    return [max(a - b, 0), min(a + b, 1)]""",
+             """def wilson(hits, n):                         # the two roots of (p - x)^2 = z^2 x (1 - x) / n
+    p, z = hits / n, 1.96
+    A, B, C = 1 + z * z / n, -(2 * p + z * z / n), p * p
+    root = math.sqrt(max(0, B * B - 4 * A * C))
+    return max(0., (-B - root) / (2 * A)), min(1., (-B + root) / (2 * A))"""],
+    "09.2": ["""def paired_interval(ours, theirs, resamples, seed):
+    g, d = torch.Generator().manual_seed(seed), ours.float() - theirs.float()
+    means = torch.stack([d[torch.randint(0, len(d), (len(d),), generator=g)].mean() for _ in range(resamples)])
+    return torch.quantile(means, torch.tensor([.025, .975]))""",
+             """import random
+def paired_interval(ours, theirs, resamples, seed):
+    r, d = random.Random(seed), [int(a) - int(b) for a, b in zip(ours, theirs)]
+    means = sorted(sum(r.choices(d, k=len(d))) / len(d) for _ in range(resamples))
+    return means[int(.025 * (resamples - 1))], means[int(.975 * (resamples - 1))]"""],
+    "10.1": ["def freeze(vlm, expert, rate, decay):\n    for p in vlm: p.requires_grad_(False)\n    return torch.optim.AdamW([p for p in vlm + expert if p.requires_grad], rate, weight_decay=decay)",
+             "def freeze(vlm, expert, rate, decay): return torch.optim.AdamW([dict(params=vlm, weight_decay=0.), dict(params=expert, weight_decay=decay)], lr=rate)",
+             "def freeze(vlm, expert, rate, decay): return torch.optim.AdamW([dict(params=vlm, lr=0.), dict(params=expert)], lr=rate, weight_decay=decay)"],
+}
 # number: [(what to change in the right answer, into what, words of the message)]
 WRONG = {
-    "01.1": [("t ** 3 * (10 - 15 * t + 6 * t * t)", "t", "speed"), ("t ** 3 * (10 - 15 * t + 6 * t * t)", "t * t * (3 - 2 * t)", "acceleration")],
-    "01.2": [("return ", "return ~", "upside down"), ("(owner, finished)\n", "(finished, owner)\n", "for each sample")],
-    "02.1": [(" ** 2", "", "rows and columns"), (" + slots", "", "words of the prompt")],
+    "01.1": [("t ** 3 * (10 - 15 * t + 6 * t * t)", "t", "speed"), ("t ** 3 * (10 - 15 * t + 6 * t * t)", "t * t * (3 - 2 * t)", "acceleration"),
+             ("t ** 3 * (10 - 15 * t + 6 * t * t)", "t ** 4 * (35 - 84 * t + 70 * t ** 2 - 20 * t ** 3)", "degree 5"),
+             ("t ** 3 * (10 - 15 * t + 6 * t * t)", "1 - t ** 3 * (10 - 15 * t + 6 * t * t)", "runs from 1"),
+             ("return ", "t, _ = t.sort(); return ", "any shape and order")],
+    "01.2": [("return ", "return ~", "upside down"), ("(owner, finished)\n", "(finished, owner)\n", "for each sample"),
+             ("torch.isin(owner, finished)", "owner == finished[0] if len(finished) else owner < 0", "there may be many"),
+             ("torch.isin(owner, finished)", "owner < len(finished)", "numbers of episodes"),
+             ("torch.isin(owner, finished)", "torch.isin(owner, finished).long()", "torch.int64"),
+             ("torch.isin(owner, finished)", "torch.isin(owner, finished.unique()[:2])", "at [")],
+    "02.1": [(" ** 2", "", "rows and columns"), (" + slots", "", "words of the prompt"), ("+ slots", "* slots", "one token more"),
+             ("side // stride", "side / stride", "wanted an int"), ("side // stride", "side // 8", "stride 16"), ("+ slots", "+ 7", "3 words")],
     "02.2": [("F.pad(words[:, :-1], (0, 0, 1, 0))", "words.roll(1, 1)", "the first slot hears"), ("words + ", "", "lost"),
              ("F.pad(words[:, :-1], (0, 0, 1, 0))", "words.roll(-1, 1)", "the other way"), (":-1], (0, 0, 1, 0)", "1:], (0, 0, 0, 1)", "the other way"),
-             ("F.pad(words[:, :-1], (0, 0, 1, 0))", "words.roll(1, 2)", "shifted the features")],
-    "03.1": [("    c[0] /= math.sqrt(2)\n", "", "row 0 needs"), ("return c", "return c.T", "swapped"), ("n + .5", "n", "n + 1/2")],
-    "03.2": [("<= size - used", "< size - used", "just fills"), ("<= size - used", "<= size", "overruns"), ("used == size", "True", "stop is allowed")],
-    "04.1": [("1 - (", "(", "the other way"), ("u ** (2 / 3)", "u", "uniform"), ("u ** (2 / 3)", "u ** .7915", ".558")],
+             ("F.pad(words[:, :-1], (0, 0, 1, 0))", "words.roll(1, 2)", "shifted the features"),
+             ("return words + F.pad(words[:, :-1], (0, 0, 1, 0))", "return words.cumsum(1)", "a running sum"), ("F.pad(words[:, :-1], (0, 0, 1, 0))", "words.roll(1, 0)", "shifted the samples"), ("(0, 0, 1, 0))", "(0, 0, 1, 0)) / 2", "at [")],
+    "03.1": [("    c[0] /= math.sqrt(2)\n", "", "row 0 needs"), ("return c", "return c.T", "swapped"), ("n + .5", "n", "n + 1/2"),
+             ("torch.cos", "torch.sin", "a sine"), ("math.pi * k", "2 * math.pi * k", "n + 1/2"),
+             ("    c[0] /= math.sqrt(2)\n    return c", "    c[0] /= math.sqrt(2)\n    return c.float()", "float64"), ("math.sqrt(2 / H)", "1", "orthonormal")],
+    "03.2": [("<= size - used", "< size - used", "just fills"), ("<= size - used", "<= size", "overruns"), ("used == size", "True", "stop is allowed"),
+             ("used == size", "False", "stop is not allowed"), ("torch.cat((lengths <= size - used, torch.tensor([used == size])))", "torch.cat((lengths <= size - used, torch.tensor([used == size]))).long()", "torch.int64"),
+             ("(lengths <= size - used, torch.tensor([used == size]))", "(torch.tensor([used == size]), lengths <= size - used)", "stop is"), ("<= size - used", "== size - used", "room for more")],
+    "04.1": [("1 - (", "(", "the other way"), ("u ** (2 / 3)", "u", "uniform"), ("u ** (2 / 3)", "u ** .7915", ".558"),
+             ("u ** (2 / 3)", "torch.rand_like(u) ** (2 / 3)", "its own u"), ("u ** (2 / 3)", "u ** 1.5", "power 1.5"), ("u ** (2 / 3)", "(1 - (1 - u) ** (2 / 3))", "swapped"),
+             (" + .001", "", ".001"), ("(.999 * u ** (2 / 3) + .001)", "u ** (2 / 3)", ".001"), ("u ** (2 / 3)", "u.sort()[0] ** (2 / 3)", "its own u"), ("u ** (2 / 3)", "(u > .4)", "below .5")],
     "04.2": [("(1 - t) * noise + t * action", "t * noise + (1 - t) * action", "the other way"),
-             ("t.shape != action.shape[:-2]", "False", "without a word")],
+             ("t.shape != action.shape[:-2]", "False", "without a word"),
+             ("t.shape != action.shape[:-2]", "t.ndim != action.ndim - 2", "one time"), ("(1 - t) * noise + t * action", "noise + t * action", "full strength"),
+             ("(1 - t) * noise + t * action", "action - noise", "velocity"), ("ValueError", "TypeError", "must raise ValueError")],
     "04.3": [("x + velocity", "x - velocity", "backwards"), ("i / steps)", "(i + 1) / steps)", "wanted 0"),
-             ("torch.full(x.shape[:-2], i / steps)", "i / steps", "t of shape"), ("range(steps)", "range(steps - 1)", "asked 9 times")],
-    "05.1": [(".tril()", "", "sees the answer"), ("    mask[:prefix, :prefix] = True\n", "", "causal"), (".tril()", ".tril(1)", "sees")],
+             ("torch.full(x.shape[:-2], i / steps)", "i / steps", "t of shape"), ("range(steps)", "range(steps - 1)", "asked 9 times"), (" / steps\n    return", "\n    return", "all the way"),
+             ("i / steps)", "i / (steps + 1))", "was asked at"), ("velocity(x, torch", "velocity(noise, torch", "bends"), ("    return x", "    return noise", "stayed")],
+    "05.1": [(".tril()", "", "sees the answer"), ("    mask[:prefix, :prefix] = True\n", "", "causal"), (".tril()", ".tril(1)", "sees"), (".tril()", ".tril(-1)", "itself"),
+             ("    return mask", "    return mask.T", "swapped"), ("dtype=torch.bool).tril()", "dtype=torch.long).tril()", "torch.int64"),
+             ("    return mask", "    mask[-1, prefix:-1] = False\n    return mask", "came before")],
     "05.2": [("torch.block_diag(*[torch.ones(horizon, horizon)] * draws).bool()", "torch.ones(draws * horizon, draws * horizon).bool()",
-              "draws see each other"), ("torch.ones(horizon, horizon)]", "torch.ones(horizon, horizon).tril()]", "both ways")],
+              "draws see each other"), ("torch.ones(horizon, horizon)]", "torch.ones(horizon, horizon).tril()]", "both ways"),
+             ("torch.block_diag(*[torch.ones(horizon, horizon)] * draws).bool()", "torch.eye(horizon).repeat(draws, draws).bool()", "draw by draw"),
+             ("(torch.ones(draws * horizon, prefix, dtype=torch.bool), own)", "(own, torch.ones(draws * horizon, prefix, dtype=torch.bool))", "come first"),
+             ("torch.ones(horizon, horizon)]", "torch.eye(horizon)]", "but itself"), ("torch.ones(draws * horizon, prefix", "torch.zeros(draws * horizon, prefix", "whole memory")],
     "06.1": [("v.detach()", "v", "through V"), ("k.detach()", "k", "through K"), ("v.detach()) for k, v in memory]", "v.detach()) for k, v in memory[:-1]]"
-              " + memory[-1:]", "in layer 2"), ("detach()", "detach_()", "lost its gradient"), ("if insulate else memory", "", "without insulation")],
+              " + memory[-1:]", "in layer 2"), ("detach()", "detach_()", "lost its gradient"), ("if insulate else memory", "", "without insulation"),
+             ("k.detach(), v.detach()", "k.detach(), v.detach() * 2", "stay the same"), ("if insulate else memory", "if not insulate else memory", "without insulation"),
+             ("(k.detach(), v.detach())", "(.9 * k.detach() + .1 * k, .9 * v.detach() + .1 * v)", "still pass"),
+             ("if insulate else memory", "if insulate else [(.5 * k + .5 * k.detach(), v) for k, v in memory]", "as they are")],
     "06.2": [("scale=10 / q.shape[-1]", "scale=q.shape[-1] ** -.5", "1 / sqrt(K)"),
              ("k, v = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)", "k, v = memory", "do not see each other"),
-             ("    return F", "    return F.scaled_dot_product_attention(q, *memory, scale=10 / q.shape[-1]) + F", "")],
+             ("    return F", "    return F.scaled_dot_product_attention(q, *memory, scale=10 / q.shape[-1]) + F", "at ["),
+             ("    return F.scaled_dot_product_attention(q, k, v, scale=10 / q.shape[-1])", "    n, s, at = len(memory[0][0, 0]), 10 / q.shape[-1], F.scaled_dot_product_attention\n"
+              "    return (at(q, *memory, scale=s) + at(q, k[:, :, n:], v[:, :, n:], scale=s)) / 2", "two softmaxes"),
+             (", scale=10 / q.shape[-1]", ", scale=1.", "not scaled"), ("torch.cat((memory[1], v), 2)", "torch.cat((v, memory[1]), 2)", "different orders"),
+             ("scale=10 / q.shape[-1]", "scale=10 * q.shape[-1] ** -.5", "10 / sqrt(K)"), ("    return F", "    return 2 * F", "at ["), (", scale=10", ", is_causal=True, scale=10", "at [")],
     "07.1": [(" and all(reached(\"ce\")[:n])", "", "starved"), ("not any(reached(\"flow\")[:n]) and", "", "without any stop"),
              (" and bool(g.any())", "", "zeros is no leak"), (" and any(reached(\"flow\")[n:])", "", "learns nothing"),
-             ("not any(reached(\"flow\")[:n])", "not reached(\"flow\")[0]", "one parameter only")],
+             ("not any(reached(\"flow\")[:n])", "not reached(\"flow\")[0]", "one parameter only"),
+             ("g is not None and bool(g.any())", "g is not None and bool(g.sum())", "adds up to 0"), ("g is not None and bool(g.any())", "g is not None and bool((g > 1e-3).any())", "small, or negative"),
+             ("all(reached(\"ce\")[:n])", "any(reached(\"ce\")[:n])", "starved"),
+             ("[g is not None and bool(g.any()) for g in grads]", "[g is not None and (loss == 'ce' or bool(g.any())) for g in grads]", "starved by zeros"),
+             ("        grads = torch.autograd.grad(value, vlm + expert, allow_unused=True)\n", "        value.backward()\n        grads = [p.grad for p in vlm + expert]\n", "old gradients")],
     "07.2": [("gate.normal_(0, .5, generator=generator)", "gate.mul_(1 + torch.randn(gate.shape, generator=generator))", "still closed"),
              (".5", "5.", "standard deviation"), ("generator=generator", "generator=torch.Generator().manual_seed(seed)", "repeats"),
-             ("    generator = torch.Generator().manual_seed(seed)", "    generator = None", "the same seed")],
+             ("    generator = torch.Generator().manual_seed(seed)", "    generator = None", "the same seed"),
+             ("normal_(0, .5, generator=generator)", "uniform_(-.5 * 3 ** .5, .5 * 3 ** .5, generator=generator)", "not normal"),
+             ("generator = torch.Generator().manual_seed(seed)", "generator = torch.manual_seed(seed)", "global generator"), ("manual_seed(seed)", "manual_seed(0)", "another seed"),
+             ("normal_(0, .5", "normal_(.2, .5", "their mean"), ("in gates:", "in gates[:1]:", "some gates")],
     "08.1": [("ignore_index=pad)", "ignore_index=pad, reduction='none').mean()", "padding included"), (", ignore_index=pad", "", "as if it were a word"),
              ("return F.cross_entropy(logits.transpose(1, 2), answer, ignore_index=pad)",
-              "return torch.stack([F.cross_entropy(x, y, ignore_index=pad) for x, y in zip(logits, answer)]).mean()", "sample's mean")],
+              "return torch.stack([F.cross_entropy(x, y, ignore_index=pad) for x, y in zip(logits, answer)]).mean()", "sample's mean"),
+             ("ignore_index=pad)", "ignore_index=pad, reduction='sum')", "the sum"), ("ignore_index=pad", "ignore_index=0", "pad 7"),
+             ("return F.cross_entropy(logits.transpose(1, 2), answer, ignore_index=pad)",
+              "x = F.cross_entropy(logits.transpose(1, 2), answer, ignore_index=pad, reduction='none'); return x[x > 0].mean()", "is sure"),
+             ("answer, ignore_index=pad)", "answer, ignore_index=pad)[None]", "has shape")],
     "08.2": [("return tuple(float(torch.nn.utils.clip_grad_norm_(p, limit)) for p in (vlm, expert))",
               "n = float(torch.nn.utils.clip_grad_norm_(vlm + expert, limit)); return n, n", "one norm over both"),
-             ("torch.nn.utils.clip_grad_norm_(p, limit)", "torch.nn.utils.clip_grad_value_(p, limit) or 0.", "")],
-    "09.1": [("z * z / (4 * n * n)", "0", ""), ("(p + z * z / (2 * n)) / (1 + z * z / n)", "p", "")],
+             ("torch.nn.utils.clip_grad_norm_(p, limit)", "torch.nn.utils.clip_grad_value_(p, limit) or 0.", "direction"),
+             ("(p, limit))", "(p, limit if p is expert else 1e9))", "VLM's norm is still"), ("    return tuple(", "    for p in vlm + expert: p.grad *= limit / max(limit, float(p.grad.norm()))\n    return tuple(", "direction"),
+             ("    return tuple(float(torch.nn.utils.clip_grad_norm_(p, limit)) for p in (vlm, expert))",
+              "    out = []\n    for part in (vlm, expert):\n        n = torch.cat([p.grad for p in part]).norm()\n        for p in part: p.grad *= limit / n\n        out.append(float(n))\n    return tuple(out)",
+              "scaled *up*"), ("float(torch.nn.utils.clip_grad_norm_(p, limit)) for", "min(limit, float(torch.nn.utils.clip_grad_norm_(p, limit))) for", "norms from before")],
+    "09.1": [("z * z / (4 * n * n)", "0", ""), ("(p + z * z / (2 * n)) / (1 + z * z / n)", "p", ""),
+             ("1.96", "1.645", "wanted"), ("return max(0., middle - half), min(1., middle + half)", "return min(1., middle + half), max(0., middle - half)", "swapped"),
+             ("return max(0., middle - half), min(1., middle + half)", "half = z * math.sqrt(p * (1 - p) / n); return max(0., p - half), min(1., p + half)", "no width"),
+             ("return max(0., middle - half), min(1., middle + half)", "half = z * math.sqrt(middle * (1 - middle) / (n + z * z)); return max(0., middle - half), min(1., middle + half)", "wanted")],
     "09.2": [("return float(q[0])", "return -float(q[1]), -float(q[0]) #", "the sign"),
              ("d[at].mean(1)", "(ours.double()[at].mean(1) - theirs.double()[at.roll(7, 0)].mean(1))", "for each"),
-             (".mean(1).quantile", ".mean(1).mul(.3).quantile", "wide")],
-    "10.1": [("AdamW(expert,", "AdamW(vlm + expert,", "moved"), ("weight_decay=decay", "weight_decay=0", "weight decay is")],
+             (".mean(1).quantile", ".mean(1).mul(.3).quantile", "wide"),
+             (".025, .975", ".05, .95", "95 % quantile"), ("d[at].mean(1).quantile", "d.quantile", "single scenes"),
+             ("    return float(q[0]), float(q[1])", "    h = 1.96 * d.std() / len(d) ** .5\n    return float(d.mean() - h), float(d.mean() + h)", "not a bootstrap"),
+             ("manual_seed(seed)", "manual_seed(0)", "`seed` is not used"), ("(resamples, len(d))", "(2000, len(d))", "`resamples` is not used"),
+             ("return float(q[0]), float(q[1])", "return float(q[1]), float(q[0])", "swapped")],
+    "10.1": [("AdamW(expert,", "AdamW(vlm + expert,", "moved"), ("weight_decay=decay", "weight_decay=0", "weight decay is"),
+             ("AdamW(", "Adam(", "wanted an AdamW"), ("lr=rate, weight_decay=decay", "lr=decay, weight_decay=rate", "wanted"), ("AdamW(expert", "AdamW(expert[:1]", "does not train"),
+             ("lr=rate", "lr=.1", "lr is")],
 }
 
 
@@ -138,7 +307,11 @@ def test_the_right_answer_passes_and_the_stub_fails(number, tmp_path):
     stub = check.run(number)
     assert not stub["passed"]
     if "bug hunt" in check.path_of(number).read_text():                   # it runs, and does the wrong thing
-        assert "raised" not in stub["says"] and "not written" not in stub["says"], stub
+        assert "as it came" in stub["says"], stub                            # (the bug is not named before anybody has hunted)
+        changed = tmp_path / "changed.py"
+        changed.write_text(check.path_of(number).read_text() + "\nsomething = 1\n")
+        still = check.run(number, changed)
+        assert not still["passed"] and not any(words in still["says"] for words in ("raised", "not written", "as it came")), still
     else:
         assert stub["says"] == "not written yet"
 
@@ -151,8 +324,14 @@ def test_wrong_answers_fail_for_the_right_reason(number, old, new, words, tmp_pa
     assert not result["passed"] and words in result["says"] and "raised" not in result["says"], result
 
 
-def test_each_wrong_answer_is_planted_twice_at_least():
-    assert min(len(w) for w in WRONG.values()) >= 2
+@pytest.mark.parametrize("number, source", [(n, source) for n, others in ALSO_RIGHT.items() for source in others])
+def test_right_answers_written_differently_pass(number, source, tmp_path):
+    result = said(tmp_path, number, source)
+    assert result["passed"], result
+
+
+def test_there_are_enough_of_each():
+    assert min(len(w) for w in WRONG.values()) >= 4 and sorted(ALSO_RIGHT) == sorted(RIGHT) and min(len(r) for r in ALSO_RIGHT.values()) >= 2
 
 
 @pytest.mark.parametrize("line", ["from nano_ki import flow", "import numpy", "import importlib", "m = __import__('nano_ki.flow')",
@@ -180,6 +359,6 @@ def test_every_stub_says_its_task_its_rule_and_how_to_check():
 def test_the_ladder():
     done = command("tutorials.check", "--all")
     assert done.returncode == 1 and done.stdout.count("[ ]") == len(RIGHT) and f"0 of {len(RIGHT)}" in done.stdout
-    done = command("tutorials.check", "04.1", "--json")
-    assert json.loads(done.stdout)[0]["number"] == "04.1"
+    for number in ("04.1", "4.1"):
+        assert json.loads(command("tutorials.check", number, "--json").stdout)[0]["number"] == "04.1"
     assert "no exercise 99" in command("tutorials.check", "99").stderr

@@ -9,6 +9,7 @@ from conftest import TINY, command
 from nano_ki import checkpoint, train
 from nano_ki import config as configuration
 from nano_ki.model import VLA
+from tutorials import forms
 from tutorials import lab_forgetting as lab
 
 ROW = {"detached": .9, "through": .4, "difference": [.5, .4, .6], "higher": "detached"}
@@ -16,8 +17,12 @@ RESULT = {name: dict(ROW) for name in lab.MEASURED} | {"shown": {**ROW, "through
 
 
 def form_of(higher="detached", sure=80, name="me"):
-    form = {"name": name, "higher": dict.fromkeys(lab.MEASURED, higher), "sure": dict.fromkeys(lab.MEASURED, sure), "lock": None}
-    return {**form, "lock": lab.digest(form)}
+    form = {**lab.empty_form(name), "higher": dict.fromkeys(lab.MEASURED, higher), "sure": dict.fromkeys(lab.MEASURED, sure)}
+    return {**form, "lock": forms.digest(form)}
+
+
+def locked(form):
+    return forms.locked(form, lab.complete, lab.LAB)
 
 
 def run(*args, text=""):
@@ -28,14 +33,14 @@ def test_a_form_from_prediction_to_lock(tmp_path):
     path = tmp_path / "me.json"
     done = run("predict", path, text="x\nd\nten\n90\n" + "t\n34\n" * 4)            # (two answers that are asked again)
     assert done.returncode == 0, done.stderr
-    form = lab.locked(json.loads(path.read_text()))
+    form = locked(json.loads(path.read_text()))
     assert form["higher"] == {"shown": "detached", **dict.fromkeys(list(lab.MEASURED)[1:], "through")} and form["sure"]["shown"] == 90
     by_hand = tmp_path / "hand.json"
     assert run("predict", by_hand, "--form").returncode == 0
     done = run("lock", by_hand)
     assert done.returncode != 0 and "wanted which is higher" in done.stderr
     by_hand.write_text(json.dumps({**form_of(), "lock": None}))
-    assert run("lock", by_hand).returncode == 0 and lab.locked(json.loads(by_hand.read_text()))
+    assert run("lock", by_hand).returncode == 0 and locked(json.loads(by_hand.read_text()))
 
 
 @pytest.mark.parametrize("change, says", [
@@ -44,10 +49,7 @@ def test_a_form_from_prediction_to_lock(tmp_path):
     ({"higher": dict.fromkeys(lab.MEASURED, "equal")}, "was changed"), ({"higher": 3}, "no form"), ({"sure": None}, "no form")])
 def test_forms_that_are_refused(change, says):
     with pytest.raises(ValueError, match=says):
-        lab.locked({**form_of(), **change})
-    for other in ([], 3, None, {}):
-        with pytest.raises(ValueError, match="no form"):
-            lab.locked(other)
+        locked({**form_of(), **change})
 
 
 def test_a_score_is_computed_from_the_measured_numbers():
@@ -92,14 +94,22 @@ def test_what_is_higher_follows_from_the_difference(tmp_path):
 
 def test_a_form_is_locked_once_and_nothing_is_overwritten(tmp_path):
     path = tmp_path / "me.json"
-    path.write_text(json.dumps({**form_of(), "lock": None}))
-    assert run("lock", path).stdout.strip().endswith(form_of()["lock"][:8])
+    form = {**form_of(), "lock": None}
+    path.write_text(json.dumps(form))
+    done = run("lock", path)
+    assert done.stdout.strip().endswith(json.loads(path.read_text())["lock"][:8]), done.stderr
     before = path.read_text()
     for args, says in ((("lock", path), "locked before"), (("predict", path), "there already"), (("lock",), "wants files"), (("predict",), "wants one file"),
                        (("run", path, path), "wants files, got 2"), (("predict", tmp_path / "new.json"), "answers end here")):
         done = run(*args)
         assert done.returncode != 0 and says in done.stderr and "Traceback" not in done.stderr, args
     assert path.read_text() == before and not (tmp_path / "new.json").exists()
+    for other in ("me.json", "other.json"):                      # unlocked, changed and locked again: the list of locks knows it
+        (tmp_path / other).write_text(json.dumps({**form, "sure": dict.fromkeys(lab.MEASURED, 99)}))
+        assert "locked before, with other answers" in run("lock", tmp_path / other).stderr
+    changed = {**form, "sure": dict.fromkeys(lab.MEASURED, 99)}
+    with pytest.raises(ValueError, match="changed after"):
+        locked({**changed, "lock": forms.digest(changed)})
 
 
 @pytest.mark.parametrize("flags", ["--insulate", "--no-insulate", "--recipe ki", "--expert-updates=0"])

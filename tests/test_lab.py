@@ -6,6 +6,7 @@ import torch
 from conftest import command
 
 from nano_ki import decoder, probe, vit
+from tutorials import forms
 from tutorials import lab_detach as lab
 
 RIGHT = """
@@ -34,7 +35,7 @@ def answered(facts, flip=(), sure=90):
     form["cells"] = {a: {c: v ^ ((a, c) in flip) for c, v in row.items()} for a, row in facts.items()}
     form["confidence"] = dict.fromkeys(facts, sure)
     form["reasons"] = dict.fromkeys(lab.REASONS, "because the projections stand behind it")
-    return form
+    return {**form, "lock": forms.digest(form)}
 
 
 def run(*args, text=None):
@@ -88,7 +89,7 @@ def test_a_form_from_prediction_to_score(tmp_path, facts):
     assert said.returncode == 0 and "wanted 6 letters" in said.stdout and "a whole sentence" in said.stdout, said.stderr
     early = run("measure", form)
     assert early.returncode == 1 and "is not locked" in early.stderr and "+" not in early.stdout
-    assert "locked" in run("lock", form).stdout and "locked already" in run("lock", form).stderr
+    assert "locked" in run("lock", form).stdout and "locked before" in run("lock", form).stderr
     done = run("measure", form)
     assert done.returncode == 0 and "42 of 42" in done.stdout, done.stderr
     written = json.loads(form.read_text())
@@ -96,6 +97,12 @@ def test_a_form_from_prediction_to_score(tmp_path, facts):
     written["cells"]["A"]["flow -> last keys"] ^= True
     form.write_text(json.dumps(written))
     assert "changed after it was locked" in run("measure", form).stderr
+    for again in ({"lock": None}, {"lock": forms.digest(written)}, {"lock": None, "id": "another"}):        # unlocked, or locked once more, by hand
+        form.write_text(json.dumps({**written, **again}))
+        assert "locked before" in run("lock", form).stderr
+        assert any(words in run("measure", form).stderr for words in ("is not locked", "changed after it was locked"))
+    form.rename(tmp_path / "moved.json")
+    assert "locked before, with other answers" in run("lock", tmp_path / "moved.json").stderr or "another" in (tmp_path / "moved.json").read_text()
 
 
 def test_a_form_by_hand_and_bad_forms(tmp_path, facts):
@@ -103,7 +110,7 @@ def test_a_form_by_hand_and_bad_forms(tmp_path, facts):
     assert run("predict", form, "--form").returncode == 0
     assert "placement A, flow -> vision encoder: None" in run("lock", form).stderr
     assert "is there already" in run("predict", form, "--form").stderr
-    for content in ("", "[]", "{}", '{"cells": 3}', json.dumps({k: v for k, v in answered(facts).items() if k != "lock"})):
+    for content in ("", "[]", "{}", '{"cells": 3}', json.dumps({**lab.empty_form("me"), "cells": 3}), json.dumps({k: v for k, v in answered(facts).items() if k != "lock"})):
         form.write_text(content)
         bad = run("lock", form)
         assert bad.returncode == 1 and bad.stderr.startswith("error: ") and "Traceback" not in bad.stderr
@@ -116,7 +123,25 @@ def test_the_grader_accepts_only_the_papers_placement(tmp_path, real, code, wron
     path = tmp_path / "mine.py"
     path.write_text(code)
     result = lab.graded(lab.load_check(path), *real)
-    assert "".join(a for a, (said, wanted) in result.items() if said != wanted) == wrong
+    assert "".join(a for a, (said, wanted, _) in result.items() if said != wanted) == wrong
+
+
+def test_a_check_that_raises_accepts_nothing(tmp_path, real):
+    """The natural test calls backward() on both losses; where a placement cuts the graph, that raises."""
+    path = tmp_path / "mine.py"
+    path.write_text("""
+import torch
+def check_insulated(model):
+    def reached(name):
+        model.zero_grad()
+        model.losses(model.batch, torch.Generator().manual_seed(0))[name].backward()
+        return [p.grad is not None and bool(p.grad.any()) for p in (model.vlm.vit.small.weight, model.vlm.blocks[-1].k.weight, model.vlm.blocks[-1].v.weight)]
+    return not any(reached("flow")) and all(reached("fast"))
+""")
+    result = lab.graded(lab.load_check(path), *real)
+    assert all(said == wanted for said, wanted, _ in result.values()) and result["G"][2].startswith("RuntimeError") and not result["B"][2]
+    done = run("check", path)
+    assert done.returncode == 0 and "it raised RuntimeError" in done.stdout and "WRONG" not in done.stdout
 
 
 def test_the_grader_says_what_is_missing(tmp_path):
@@ -127,9 +152,19 @@ def test_the_grader_says_what_is_missing(tmp_path):
 
 
 def test_what_a_class_believed(facts):
-    forms = [answered(facts, {("C", "fast -> vision encoder")}), answered(facts, {("C", "fast -> vision encoder")}), answered(facts)]
-    for f in forms:
-        f["score"] = None
-    text = lab.class_table(forms, facts)
+    given = [answered(facts, {("C", "fast -> vision encoder")}), answered(facts, {("C", "fast -> vision encoder")}), answered(facts)]
+    for form in given:
+        form["score"] = {"right": 0, "of": 42, "brier": 9., "wrong": []}                # (forged: it is not believed)
+    text = lab.class_table(given, facts)
     assert "3 forms; cells right 41.3 of 42" in text and "67 % said +, is 0" in text
     assert "C, fast -> vision encoder: 2 of 3 were wrong" in text
+
+
+def test_a_class_is_counted_without_what_is_no_form(tmp_path, facts):
+    good, changed = answered(facts), answered(facts)
+    changed["cells"]["A"]["flow -> last keys"] ^= True
+    for name, form in {"a": good, "b": answered(facts), "copy": good, "changed": changed, "open": {**answered(facts), "lock": None}, "half": lab.empty_form("me"), "none": []}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(form))
+    done = run("class", *sorted(tmp_path.glob("*.json")))
+    assert done.returncode == 0 and "2 forms; cells right 42.0" in done.stdout and done.stdout.count("left out") == 5, done.stderr
+    assert "no locked form is left" in run("class", tmp_path / "none.json").stderr

@@ -7,6 +7,7 @@ Each check compares your function with the library's on seeded inputs, tries pro
 library's own answer stands. Your file may use the standard library and torch.
 """
 import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -26,6 +27,7 @@ from nano_ki.language import SLOTS
 FOLDER = Path(__file__).parent / "exercises"
 SECONDS = 10                              # for one check
 CHECKS = {}                               # number: (function's name, the library's answer, check), in order
+HUNTS = {"05.1": "87b0a35048ffa892", "06.1": "0e598a0e3cc72dfa", "07.2": "fa3d021257e49434", "08.1": "eb74ae9328898404", "08.2": "6859cf56aa22ee19", "10.1": "ef215e1de1f9e2ea"}                        # bug hunts as they are shipped: the check does not name the bug before anybody has hunted
 
 
 class Wrong(Exception):
@@ -49,13 +51,33 @@ def random(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def like(got, wanted, what, atol=1e-5):
-    """Wrong if `got` is no tensor of the shape, kind and values of `wanted`."""
+def whole(*shape, high, seed=0):
+    return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tensor(got, shape, what, kind=None):
+    """Wrong if `got` is no tensor of this shape, and of this kind: torch.bool, or a float."""
     demand(isinstance(got, torch.Tensor), f"{what} is a {type(got).__name__}; wanted a tensor")
-    demand(got.shape == wanted.shape, f"{what} has shape {tuple(got.shape)}; wanted {tuple(wanted.shape)}")
-    demand((got.dtype == torch.bool) == (wanted.dtype == torch.bool), f"{what} is {got.dtype}; wanted {wanted.dtype}")
-    close = torch.equal(got, wanted) if got.dtype == torch.bool else torch.allclose(got.double(), wanted.double(), atol=atol)
-    demand(close, f"{what} is not what it should be")
+    demand(tuple(got.shape) == tuple(shape), f"{what} has shape {tuple(got.shape)}; wanted {tuple(shape)}")
+    demand(kind is None or got.dtype == kind, f"{what} is {got.dtype}; wanted {kind}")
+    return got
+
+
+def same(got, wanted, atol=1e-5):
+    return got.shape == wanted.shape and (torch.equal(got, wanted) if wanted.dtype == torch.bool else torch.allclose(got.double(), wanted.double(), atol=atol))
+
+
+def like(got, wanted, what, atol=1e-5, why="", mistakes=()):
+    """Wrong if `got` is no tensor of the shape, kind and values of `wanted`. Says which of the `mistakes` was made,
+    [(what to say, what it makes)], or where the two part first."""
+    tensor(got, wanted.shape, what, torch.bool if wanted.dtype == torch.bool else None)
+    if not same(got, wanted, atol):
+        for words, made in mistakes:
+            demand(not same(got, made, 1e-4), words)
+        off = (got != wanted) if wanted.dtype == torch.bool else ~torch.isclose(got.double(), wanted.double(), atol=atol)
+        at = tuple(off.nonzero()[0].tolist())
+        demand(False, f"{what}: at {list(at)} it is {got[at].item():.4g}; wanted {wanted[at].item():.4g}{why}" if at else
+               f"{what} is {got.item():.4g}; wanted {wanted.item():.4g}{why}")
 
 
 def raises(call, kind):
@@ -74,32 +96,39 @@ def raises(call, kind):
 @exercise("01.1", "min_jerk", world._min_jerk)
 def check_min_jerk(f):
     t = torch.linspace(0, 1, 101, dtype=torch.double)
-    s = f(t.clone())
-    demand(abs(float(s[0])) < 1e-6 and abs(float(s[-1]) - 1) < 1e-6, "it does not run from 0 at t = 0 to 1 at t = 1")
+    s = tensor(f(t.clone()), t.shape, "the stroke")
+    demand(abs(float(s[0])) < 1e-6 and abs(float(s[-1]) - 1) < 1e-6, f"it runs from {float(s[0]):.3g} at t = 0 to {float(s[-1]):.3g} at t = 1; wanted 0 to 1")
     speed = torch.diff(s) * 100
     demand(max(abs(speed[0]), abs(speed[-1])) < .05, "it starts or ends with speed: that jerks (t itself, or a ramp?)")
     demand(max(abs(torch.diff(speed)[[0, -1]]) * 100) < 1.5, "it starts or ends with acceleration: t^2 (3 - 2 t) has speed 0 at "
            "the ends, and still jumps in acceleration")
-    like(s, torch.from_numpy(world._min_jerk(t.numpy())), "the stroke")
+    like(s, torch.from_numpy(world._min_jerk(t.numpy())), "the stroke", why=": it is smooth at both ends, but not the polynomial of degree 5")
+    more = torch.rand(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    like(f(more.clone()), torch.from_numpy(world._min_jerk(more.numpy())), "a stroke of shape (3, 4)", why=": times come in any shape and order")
 
 
 @exercise("01.2", "keep", np.isin)
 def check_keep(f):
-    owner, finished = torch.tensor([0, 0, 1, 2, 2, 2, 5]), torch.tensor([2, 0])
-    got = f(owner, finished)
-    demand(not (isinstance(got, torch.Tensor) and torch.equal(got, ~torch.isin(owner, finished))), "these are the failed ones: upside down")
-    demand(not (isinstance(got, torch.Tensor) and got.shape == finished.shape), "one answer for each sample, not for each episode")
-    like(got, torch.isin(owner, finished), "the mask")
-    demand(not f(owner, torch.tensor([], dtype=torch.long)).any(), "where no episode succeeded, nothing stays")
+    for seed, (owner, finished) in enumerate([
+            (torch.tensor([0, 0, 1, 2, 2, 2, 5]), torch.tensor([2, 0])), (whole(40, high=9, seed=1), torch.tensor([7, 3, 8])),
+            (whole(30, high=6, seed=2), torch.tensor([4, 9, 2, 4])), (torch.tensor([3, 3, 1]), torch.tensor([], dtype=torch.long))]):
+        wanted = torch.isin(owner, finished)
+        got = f(owner.clone(), finished.clone())
+        demand(not isinstance(got, torch.Tensor) or got.shape == owner.shape or got.shape != finished.shape, "one answer for each sample, not for each episode")
+        like(got, wanted, f"the mask of case {seed}" if len(finished) else "the mask where no episode succeeded", why=f" (owner {owner.tolist()[:8]}, finished "
+             f"{finished.tolist()})", mistakes=[("these are the failed ones: upside down", ~wanted), ("only the first finished episode's samples stay: there may be many",
+             owner == finished[:1].sum()), ("`finished` holds numbers of episodes, not how many there are", owner < len(finished))] * bool(len(finished)))
 
 
 @exercise("02.1", "prefix_tokens", vit.ViT)
 def check_prefix_tokens(f):
     demand(f(48, 8, 7) != 6 + 7, "a picture has rows and columns: count both")
     demand(f(48, 8, 7) != 36, "the words of the prompt are read too")
-    for side, stride in ((48, 8), (96, 8), (64, 16)):
-        demand(f(side, stride, 7) == (side // stride) ** 2 + 7, f"a {side} x {side} picture with stride {stride} and 7 words: "
-               f"got {f(side, stride, 7)}, wanted {(side // stride) ** 2 + 7}")
+    demand(f(48, 8, 7) not in (36 * 7, 36 + 49), "the words stand behind the picture's tokens: each is one token more")
+    for side, stride, slots in ((48, 8, 7), (96, 8, 7), (64, 16, 7), (48, 4, 3), (8, 8, 1)):
+        got, wanted = f(side, stride, slots), (side // stride) ** 2 + slots
+        demand(type(got) is int, f"it returned {got!r}, a {type(got).__name__}; wanted an int")
+        demand(got == wanted, f"a {side} x {side} picture with stride {stride} and {slots} words: got {got}, wanted {wanted}")
     vlm = decoder.VLM(32, 1, 1, 48, 10, SLOTS, 2)
     length = vlm.prefix(torch.zeros(1, 48, 48, 3, dtype=torch.uint8), torch.zeros(1, SLOTS, dtype=torch.long)).shape[1]
     demand(f(48, vit.STRIDE, SLOTS) == length, f"the library's VLM reads {length}")
@@ -107,69 +136,79 @@ def check_prefix_tokens(f):
 
 @exercise("02.2", "token_shift", decoder.VLM.prefix)
 def check_token_shift(f):
-    words = random(2, 5, 3)
-    got = f(words.clone())
-    before, after = torch.zeros(2, 2, 5, 3).unbind(0)
-    before[:, 1:], after[:, :-1] = words[:, :-1], words[:, 1:]
-
-    def is_it(*those):
-        return any(got.shape == words.shape and torch.allclose(got, x) for x in those)
-    demand(not is_it(words + words.roll(1, 1)), "the first slot hears the last word: nothing comes before it")
-    demand(not is_it(words + after, words + words.roll(-1, 1)), "that is the word *after*: shift the other way")
-    demand(not is_it(words + words.roll(1, 2), words + torch.nn.functional.pad(words[..., :-1], (1, 0))),
-           "you shifted the features; shift the slots (axis 1)")
-    demand(not is_it(before, words.roll(1, 1)), "the word itself is lost: add, do not replace")
-    like(got, words + before, "the shifted words")
+    for shape in ((2, 5, 3), (4, 7, 4), (3, 3, 3)):
+        words = random(*shape)
+        got = tensor(f(words.clone()), shape, "the result")
+        before, after = torch.zeros(2, *shape).unbind(0)
+        before[:, 1:], after[:, :-1] = words[:, :-1], words[:, 1:]
+        pad = torch.nn.functional.pad
+        wrap = "the first slot hears the last word: nothing comes before it"
+        other, axis, lost = "that is the word *after*: shift the other way", "you shifted the features; shift the slots (axis 1)", "the word itself is lost: add, do not replace"
+        samples = "you shifted the samples; shift the slots (axis 1)"
+        like(got, words + before, "the shifted words", mistakes=[
+            (wrap, words + words.roll(1, 1)), (other, words + after), (other, words + words.roll(-1, 1)), (axis, words + words.roll(1, 2)),
+            (axis, words + pad(words[..., :-1], (1, 0))), (lost, before), (lost, words.roll(1, 1)),
+            (samples, words + pad(words[:-1], (0, 0, 0, 0, 1, 0))), (samples, words + words.roll(1, 0)),
+            ("each slot hears *all* words before it: a running sum. Add the words as they were", words.cumsum(1)), ("that is a mean; wanted the sum", (words + before) / 2)])
 
 
 @exercise("03.1", "dct_matrix", fast.dct_matrix)
 def check_dct_matrix(f):
-    for horizon in (4, 16):
-        c = f(horizon).double()
-        demand(c.shape == (horizon, horizon), f"shape {tuple(c.shape)}; wanted ({horizon}, {horizon})")
+    for horizon in (4, 16, 7):
+        c = tensor(f(horizon), (horizon, horizon), "the matrix", torch.double)
         wanted = torch.from_numpy(fast.dct_matrix(horizon))
-        demand(not torch.allclose(c, wanted.T), "rows and columns are swapped: rows are frequencies")
-        demand(torch.allclose(c[1:], wanted[1:], atol=1e-5) or not torch.allclose(c[:1], wanted[:1]), "row 0 is right, the others are not: "
-               "is it n + 1/2?")
-        demand(not (torch.allclose(c[1:], wanted[1:], atol=1e-5) and not torch.allclose(c[:1], wanted[:1])),
-               "row 0 needs its factor 1 / sqrt(2): without it the matrix is not orthonormal")
-        demand(torch.allclose(c @ c.T, torch.eye(horizon, dtype=torch.double), atol=1e-5), "it is not orthonormal: C @ C.T should be 1")
+        k, n = torch.arange(horizon, dtype=torch.double)[:, None], torch.arange(horizon, dtype=torch.double)
+        mistakes = [("rows and columns are swapped: rows are frequencies", wanted.T), ("that is a sine", (2 / horizon) ** .5 * torch.sin(np.pi * k * (n + .5) / horizon)),
+                    ("all rows have the factor of row 0: the others have sqrt(2 / H)", wanted.mul(.5 ** .5).index_copy(0, torch.tensor([0]), wanted[:1]))]
+        for words, made in mistakes:
+            demand(not same(c, made), words)
+        rest, first = same(c[1:], wanted[1:]), same(c[:1], wanted[:1])
+        demand(rest or not first, "row 0 is right, the others are not: is it n + 1/2, and pi k (n + 1/2) / H?")
+        demand(first or not rest, "row 0 needs its factor 1 / sqrt(2): without it the matrix is not orthonormal")
+        demand(same(c @ c.T, torch.eye(horizon, dtype=torch.double)), "it is not orthonormal: C @ C.T should be 1")
         like(c, wanted, "the matrix")
 
 
 @exercise("03.2", "allowed", fast.FAST.allowed)
 def check_allowed(f):
-    lengths = torch.tensor([1, 1, 2, 3, 5])
     generator = torch.Generator().manual_seed(0)
-    for used in (0, 2, 5, 6):
-        got = f(lengths, used, 6)
-        demand(got.shape == (6,), f"shape {tuple(got.shape)}; wanted one for each token and one for stop: (6,)")
-        demand(bool(got[-1]) == (used == 6), f"after {used} of 6 coefficients stop is {'allowed' if got[-1] else 'not allowed'}: it must "
-               "be, exactly when all are there")
-        demand(not bool((got[:-1] & (lengths > 6 - used)).any()), "a token that stands for more than what is left overruns the chunk")
-        demand(bool((got[:-1] | (lengths > 6 - used)).all()), "a token that just fills the chunk must be allowed")
-    for _ in range(20):                   # whatever is drawn, decodes
-        used = 0
-        while not bool(f(lengths, used, 6)[-1]):
-            choice = torch.multinomial(f(lengths, used, 6)[:-1].float(), 1, generator=generator)
-            used += int(lengths[choice])
-        demand(used == 6, "a sequence drawn under your mask does not decode")
+    for lengths, size in ((torch.tensor([1, 1, 2, 3, 5]), 6), (torch.tensor([4, 1, 2, 1]), 9)):
+        for used in range(size + 1):
+            got = tensor(f(lengths.clone(), used, size), (len(lengths) + 1,), "the mask, one for each token and one for stop,", torch.bool)
+            demand(bool(got[-1]) == (used == size), f"after {used} of {size} coefficients stop is {'allowed' if got[-1] else 'not allowed'}: it must "
+                   "be, exactly when all are there")
+            demand(not bool((got[:-1] & (lengths > size - used)).any()), "a token that stands for more than what is left overruns the chunk")
+            demand(not bool((~got[:-1] & (lengths == size - used)).any()), "a token that just fills the chunk must be allowed")
+            demand(bool((got[:-1] | (lengths > size - used)).all()), f"after {used} of {size} coefficients a token that leaves room for more is not allowed")
+        for _ in range(10):                   # whatever is drawn, decodes
+            used = 0
+            while not bool(f(lengths, used, size)[-1]):
+                choice = torch.multinomial(f(lengths, used, size)[:-1].float(), 1, generator=generator)
+                used += int(lengths[choice])
+            demand(used == size, "a sequence drawn under your mask does not decode")
 
 
 @exercise("04.1", "sample_time", flow.sample_time)
 def check_sample_time(f):
     u = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
-    t = f(u.clone())
-    demand(t.shape == u.shape, f"shape {tuple(t.shape)}; wanted that of u")
-    demand(float(t.min()) >= 0 and float(t.max()) <= 1, "times must lie within 0 to 1")
-    mean = 1 - float(t.mean())
-    demand(abs(mean - .4) > .02, "time runs the other way: t = 0 is the noise, so t is 1 minus the noise level")
+    t = tensor(f(u.clone()), u.shape, "the times")
+    demand(float(t.min()) >= 0 and float(t.max()) <= 1, f"times must lie within 0 to 1; got {float(t.min()):.3g} to {float(t.max()):.3g}")
+    like(f(u.flip(0).clone()), t.flip(0), "the times of u in another order", 1e-6, ": each time must follow from its own u, and from nothing else")
+    tensor(f(u[:12].view(3, 4).clone()), (3, 4), "the times of a u [3, 4]")
+    level = (1 - t).double()
+
+    def is_like(share):                   # of noise levels below .25, .5, .75
+        return all(abs(float((level < x).double().mean()) - share(x)) < .008 for x in (.25, .5, .75))
+    demand(not (is_like(lambda x: 1 - (1 - x) ** 1.5) and float(t.max()) > .9995), "time runs the other way: t = 0 is the noise, so t is 1 minus the noise level")
+    demand(not is_like(lambda x: 1 - (1 - x) ** 1.5), "the noise levels are those of Beta(1, 1.5): the two parameters are swapped")
+    demand(not is_like(lambda x: x ** (1 / 1.5)), "you took the power 1.5; b^1.5 is the distribution function, and b is its inverse of u")
+    demand(not is_like(lambda x: x), "the mean noise level is .5: uniform, it does not lean")
+    mean = float(level.mean())
     demand(abs(mean - .558) > .008, "mean noise level .558: the known bug (b is not Beta(1.5, 1))")
-    demand(abs(mean - .5) > .01, "the mean noise level is .5: uniform, it does not lean")
     demand(abs(mean - .6) < .004, f"the mean noise level is {mean:.3f}; wanted .600")
-    below = float((1 - t < .5).double().mean())
-    demand(abs(below - .5 ** 1.5) < .01, f"{below:.3f} of the noise levels are below .5; Beta(1.5, 1) has {.5 ** 1.5:.3f}")
-    demand(float(t.max()) <= 1 - .001 + 1e-6, "the noise level must not go below .001")
+    demand(is_like(lambda x: x ** 1.5), f"{float((level < .5).double().mean()):.3f} of the noise levels are below .5; Beta(1.5, 1) has {.5 ** 1.5:.3f}")
+    demand(float(level.min()) >= .001 - 1e-6, "the noise level must not go below .001")
+    demand(float(f(torch.tensor([0., 1.])).max()) < .9991 and float(level.max()) < 1 + 1e-6, "the noise level is .999 b + .001")
 
 
 @exercise("04.2", "path", flow.path)
@@ -178,222 +217,307 @@ def check_path(f):
     t = torch.tensor([0., .25, .5, 1.])
     got = f(action, noise, t)
     demand(got.shape == action.shape, f"shape {tuple(got.shape)}; wanted {tuple(action.shape)}: t needs two axes more")
-    demand(not torch.allclose(got[0], action[0]), "time runs the other way: at t = 0 there is noise")
-    like(got, flow.path(action, noise, t), "x_t")
-    more = random(2, 5, 16, 3), random(2, 5, 16, 3, seed=1), torch.rand(2, 5)
+    wide = t[:, None, None]
+    like(got, flow.path(action, noise, t), "x_t", mistakes=[
+        ("time runs the other way: at t = 0 there is noise", (1 - wide) * action + wide * noise), ("that is the velocity, which does not depend on t", action - noise),
+        ("the noise stays at full strength", noise + wide * action),
+        ("that is a curve: the path is straight, its weights add up to 1", (1 - wide ** 2).sqrt() * noise + wide * action)])
+    more = random(2, 5, 16, 3), random(2, 5, 16, 3, seed=1), torch.rand(2, 5, generator=torch.Generator().manual_seed(2))
     like(f(*more), flow.path(*more), "x_t of [2, 5] chunks")
-    demand(raises(lambda: f(random(3, 3, 3), random(3, 3, 3), torch.rand(3, 3)), ValueError),
-           "actions [3, 3, 3] with times [3, 3]: that must raise ValueError; it broadcasts over waypoints without a word")
+    for shape, why in (((3, 3), "broadcasts over waypoints without a word"), ((1,), "would give all chunks one time"), ((3, 1, 1), "has its two axes already")):
+        demand(raises(lambda shape=shape: f(random(3, 3, 3), random(3, 3, 3), torch.rand(shape)), ValueError),
+               f"actions [3, 3, 3] with times {list(shape)}: that must raise ValueError; it {why}")
 
 
 @exercise("04.3", "euler", flow.euler)
 def check_euler(f):
-    noise, action, asked = random(2, 4, 3), random(2, 4, 3, seed=1), []
+    for shape, steps in (((2, 4, 3), 10), ((2, 5, 4, 3), 4), ((1, 4, 3), 1)):
+        noise, action, asked = random(*shape), random(*shape, seed=1), []
 
-    def field(x, t):
-        demand(isinstance(t, torch.Tensor) and t.shape == x.shape[:-2], f"velocity was asked with t of shape "
-               f"{tuple(getattr(t, 'shape', ()))}; wanted {tuple(x.shape[:-2])}")
-        asked.append(round(float(t.flatten()[0]), 4))
-        return action - noise
-    got = f(field, noise.clone(), 10)
-    demand(len(asked) == 10, f"velocity was asked {len(asked)} times; wanted 10")
-    demand(not torch.allclose(got, 2 * noise - action, atol=1e-4), "you went backwards: t = 1 is the action, and the field points there")
-    demand(asked[0] == 0, f"the first question was at t = {asked[0]}; wanted 0 (the start of the step)")
-    demand(asked == sorted(asked) and asked[-1] == .9, f"the last question was at t = {asked[-1]}; wanted .9")
-    like(got, action, "on the true field, where it ends,", 1e-4)
+        def field(x, t, noise=noise, action=action, asked=asked):
+            demand(isinstance(t, torch.Tensor) and t.shape == x.shape[:-2], f"velocity was asked with t of shape "
+                   f"{tuple(getattr(t, 'shape', ()))}; wanted {tuple(x.shape[:-2])}")
+            asked.append(round(float(t.flatten()[0]), 4))
+            return action - noise
+        got = f(field, noise.clone(), steps)
+        demand(len(asked) == steps, f"velocity was asked {len(asked)} times in {steps} steps; wanted {steps}")
+        demand(asked[0] == 0, f"the first question was at t = {asked[0]}; wanted 0 (the start of the step)")
+        demand(np.allclose(asked, np.arange(steps) / steps, atol=1e-3), f"velocity was asked at {asked[:5]}; wanted {[round(i / steps, 4) for i in range(steps)][:5]}")
+        like(got, action, "on the true field, where it ends,", 1e-4, mistakes=[
+            ("you went backwards: t = 1 is the action, and the field points there", 2 * noise - action),
+            ("each step went all the way: a step is 1 / steps long", noise + steps * (action - noise)), ("you stayed at the noise", noise)])
 
     def bent(x, t):
         return (1 + t[..., None, None]) * x
-    like(f(bent, noise.clone(), 7), flow.euler(bent, noise, 7), "on a field that bends, where it ends,")
+    noise = random(2, 4, 3)
+    like(f(bent, noise.clone(), 7), flow.euler(bent, noise, torch.linspace(0, 1, 8)), "on a field that bends, where it ends,")
 
 
 @exercise("05.1", "prefix_mask", decoder.prefix_mask)
 def check_prefix_mask(f):
-    got = f(3, 4)
-    demand(got.shape == (7, 7) and got.dtype == torch.bool, f"{got.dtype} of shape {tuple(got.shape)}; wanted bool (7, 7)")
-    demand(not bool(got[:3, 3:].any()), "the prefix sees the answer: it would leak into what the expert reads")
-    demand(not bool(got[3:, 3:].triu(1).any()), "an answer's token sees a later one: its cross-entropy becomes a copy task")
-    demand(bool(got[:3, :3].all()), "the prefix must be read both ways: it is causal")
-    demand(bool(got[3:, :3].all()), "the answer must see the whole prefix")
-    like(got, decoder.prefix_mask(3, 4), "the mask")
+    for prefix, answer in ((3, 4), (5, 1), (1, 6)):
+        length = prefix + answer
+        got = tensor(f(prefix, answer), (length, length), "the mask", torch.bool)
+        demand(not same(got, decoder.prefix_mask(prefix, answer).T), "rows and columns are swapped: the row's token sees the column's")
+        demand(not bool(got[:prefix, prefix:].any()), "the prefix sees the answer: it would leak into what the expert reads")
+        demand(not bool(got[prefix:, prefix:].triu(1).any()), "an answer's token sees a later one: its cross-entropy becomes a copy task")
+        demand(bool(got.diagonal().all()), "a token does not see itself")
+        demand(bool(got[:prefix, :prefix].all()), "the prefix must be read both ways: it is causal")
+        demand(bool(got[prefix:, :prefix].all()), "the answer must see the whole prefix")
+        like(got, decoder.prefix_mask(prefix, answer), "the mask", why=": the answer must see all of itself that came before")
 
 
 @exercise("05.2", "draw_mask", expert.draw_mask)
 def check_draw_mask(f):
-    got = f(5, 3, 2)
-    demand(got.shape == (6, 11) and got.dtype == torch.bool, f"{got.dtype} of shape {tuple(got.shape)}; wanted bool (6, 11)")
-    demand(bool(got[:, :5].all()), "every action token must see the whole memory")
-    own = got[:, 5:]
-    demand(not bool(own.all()), "draws see each other: each must behave as if it were alone")
-    demand(bool(own[0, 1]) and bool(own[1, 0]), "the tokens of one draw must see each other, both ways (no causal mask)")
-    like(got, expert.draw_mask(5, 3, 2), "the mask")
+    for prefix, draws, horizon in ((5, 3, 2), (4, 2, 5), (3, 1, 4)):
+        size = draws * horizon
+        got = tensor(f(prefix, draws, horizon), (size, prefix + size), "the mask", torch.bool)
+        wanted = expert.draw_mask(prefix, draws, horizon)
+        demand(draws == 1 or not same(got, wanted.roll(-prefix, 1)), "the memory's columns come first")
+        demand(bool(got[:, :prefix].all()), "every action token must see the whole memory")
+        own = got[:, prefix:]
+        demand(draws == 1 or not bool(own.all()), "draws see each other: each must behave as if it were alone")
+        demand(draws == 1 or not same(own, torch.eye(horizon, dtype=torch.bool).repeat(draws, draws)), "the tokens lie draw by draw: all of the first, "
+               "then all of the second. You took every second (third ...) token for a draw")
+        demand(not same(own, wanted[:, prefix:].tril()), "the tokens of one draw must see each other, both ways (no causal mask)")
+        demand(not same(own, torch.eye(size, dtype=torch.bool)), "a token sees none of its own draw but itself")
+        like(got, wanted, "the mask")
 
 
 @exercise("06.1", "memory_for_expert", model.VLA.memory_for_expert)
 def check_memory_for_expert(f):
-    leaves = [random(2, 2, 5, 4, seed=i).requires_grad_() for i in range(6)]
-    memory = [(leaves[i] * 1., leaves[i + 1] * 1.) for i in (0, 2, 4)]
-    open_, closed = f(list(memory), False), f(list(memory), True)
-    demand(all(x.requires_grad for kv in memory for x in kv), "the VLM's own memory lost its gradient: detach makes a new tensor; "
-           "detach_() changes the old one, which the cross-entropy needs")
-    for got in (open_, closed):
-        demand(len(got) == 3 and all(len(kv) == 2 for kv in got), "wanted one (k, v) for each layer")
-        demand(all(torch.equal(a, b) for kv, old in zip(got, memory, strict=True) for a, b in zip(kv, old, strict=True)),
-               "the values must stay the same")
-    demand(all(x.requires_grad for kv in open_ for x in kv), "without insulation all gradients must pass")
-    leak = [[x.requires_grad for x in kv] for kv in closed]
-    demand(not all(v for _, v in leak) or any(k for k, _ in leak), "a gradient comes back through V: what is read, not only where")
-    demand(not all(k for k, _ in leak) or any(v for _, v in leak), "a gradient comes back through K: where is looked, not only what is read")
-    where = [i for i, kv in enumerate(leak) if any(kv)]
-    demand(not where, f"a gradient comes back in layer {where[0] if where else ''}: every layer must be stopped")
+    def case(insulate):
+        leaves = [random(2, 2, 5, 4, seed=i).requires_grad_() for i in range(6)]
+        memory = [(leaves[i] * 1., leaves[i + 1] * 1.) for i in (0, 2, 4)]
+        before = [x.detach().clone() for kv in memory for x in kv]
+        got = f(list(memory), insulate)
+        demand(isinstance(got, list | tuple) and len(got) == 3 and all(len(kv) == 2 for kv in got), "wanted a list with one (k, v) for each layer")
+        flat, own = ([x for kv in some for x in kv] for some in (got, memory))
+        demand(all(same(a, b, 1e-7) for a, b in zip(flat, before, strict=True)), "the values must stay the same")
+        return leaves, flat, own
+
+    def reach(values, leaves):
+        """For each leaf: the gradient of the sum of these values, or None."""
+        total = sum(x.sum() for x in values)
+        return torch.autograd.grad(total, leaves, allow_unused=True, retain_graph=True) if total.requires_grad else [None] * len(leaves)
+    for insulate in (False, True):
+        leaves, flat, own = case(insulate)
+        found = [g is not None and bool(g.any()) for g in reach(flat, leaves)]
+        demand(all(g is not None and bool((g == 1).all()) for g in reach(own, leaves)), "the VLM's own memory lost its gradient: detach makes a new tensor; "
+               "detach_() changes the old one, which the cross-entropy needs")
+        if not insulate:
+            demand(all(found), "without insulation all gradients must pass")
+            demand(all(bool((g == 1).all()) for g in reach(flat, leaves)), "without insulation gradients must pass as they are")
+        else:
+            demand(not all(found), "with insulation all gradients still pass")
+            demand(not all(found[1::2]) or any(found[::2]), "a gradient comes back through V: what is read, not only where")
+            demand(not all(found[::2]) or any(found[1::2]), "a gradient comes back through K: where is looked, not only what is read")
+            demand(not any(found), f"a gradient comes back in layer {found.index(True) // 2 if any(found) else ''}: every layer must be stopped")
 
 
 @exercise("06.2", "expert_attention", expert.ExpertBlock.forward)
 def check_expert_attention(f):
-    q, k, v = (random(2, 3, 4, 8, seed=i) for i in range(3))
-    memory = random(2, 3, 6, 8, seed=3), random(2, 3, 6, 8, seed=4)
-    got = f(q, k, v, memory)
+    for heads, own, read, size in ((3, 4, 6, 8), (2, 5, 3, 32)):
+        q, k, v = (random(2, heads, own, size, seed=i) for i in range(3))
+        memory = random(2, heads, read, size, seed=3), random(2, heads, read, size, seed=4)
+        got = tensor(f(q.clone(), k.clone(), v.clone(), tuple(x.clone() for x in memory)), q.shape, "the result")
+        keys, values = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)
 
-    def wanted(scale):
-        logits = q @ torch.cat((memory[0], k), 2).mT * scale
-        return logits.softmax(-1) @ torch.cat((memory[1], v), 2)
-    demand(got.shape == q.shape, f"shape {tuple(got.shape)}; wanted {tuple(q.shape)}")
-    demand(not torch.allclose(got, wanted(8 ** -.5), atol=1e-4), "the scale is 1 / sqrt(K): here q and k are normalised, and it is 10 / K")
-    two = sum((q @ a.mT * 10 / 8).softmax(-1) @ b for a, b in (memory, (k, v)))
-    demand(not torch.allclose(got, two, atol=1e-4) and not torch.allclose(got, two / 2, atol=1e-4),
-           "that is two softmaxes: memory and own tokens must compete in one")
-    demand(not torch.allclose(got, (q @ memory[0].mT * 10 / 8).softmax(-1) @ memory[1], atol=1e-4),
-           "the action tokens do not see each other")
-    like(got, wanted(10 / 8), "what comes out", 1e-4)
+        def at(scale, q=q, keys=keys, values=values):
+            return (q @ keys.mT * scale).softmax(-1) @ values
+        two = sum((q @ a.mT * 10 / size).softmax(-1) @ b for a, b in (memory, (k, v)))
+        hidden, one = torch.ones(own, read + own, dtype=torch.bool).tril(read), "that is two softmaxes: memory and own tokens must compete in one"
+        like(got, at(10 / size), "what comes out", 1e-4, mistakes=[
+            ("the scale is 1 / sqrt(K): here q and k are normalised, and it is 10 / K", at(size ** -.5)), ("the logits are not scaled: by 10 / K", at(1)),
+            ("the scale is 10 / sqrt(K); wanted 10 / K", at(10 * size ** -.5)), ("the scale is 1 / K; wanted 10 / K", at(1 / size)),
+            (one, two), (one, two / 2), ("the action tokens do not see each other", (q @ memory[0].mT * 10 / size).softmax(-1) @ memory[1]),
+            ("the memory is not read", (q @ k.mT * 10 / size).softmax(-1) @ v),
+            ("keys and values are joined in different orders", (q @ keys.mT * 10 / size).softmax(-1) @ torch.cat((v, memory[1]), 2)),
+            ("the softmax runs over the queries; it must run over the keys", (q @ keys.mT * 10 / size).softmax(-2) @ values),
+            ("the action tokens see each other causally; they must, both ways", (q @ keys.mT * 10 / size).masked_fill(~hidden, -torch.inf).softmax(-1) @ values)])
 
 
 @exercise("07.1", "insulated", probe.gradient_norms)
 def check_insulated(f):
-    def case(flow_sees, ce_sees, expert_sees=True, zeros=False):
-        vlm, own = [random(3, seed=i).requires_grad_() for i in range(3)], [random(3, seed=9).requires_grad_()]
+    def case(flow_sees, ce_sees, expert_sees=1):
+        """flow_sees, ce_sees: for each VLM parameter 0: not in the graph, 1: reached, 'zeros': a gradient of zeros, or a tensor of weights."""
+        vlm, own, other = [random(3, seed=i).requires_grad_() for i in range(3)], [random(3, seed=9).requires_grad_()], torch.ones((), requires_grad=True)
+        for p in (*vlm, *own):
+            p.grad = torch.ones(3)                        # (what a step before has left behind)
+
+        def part(p, sees):
+            if isinstance(sees, torch.Tensor):
+                return (p * sees).sum()
+            return other if sees == 0 else p.sum() * 0 if sees == "zeros" else p.square().sum()
 
         def losses():
-            flow_ = sum(((p * (0 if zeros else 1)).sum() for p, s in zip(vlm, flow_sees, strict=True) if s), torch.zeros(()))
-            return {"flow": flow_ + (own[0].square().sum() if expert_sees else vlm[0].detach().sum() * own[0].detach().sum()),
-                    "ce": sum((p.square().sum() for p, s in zip(vlm, ce_sees, strict=True) if s), torch.zeros(()))}
-        return losses, vlm, own
-    demand(f(*case((0, 0, 0), (1, 1, 1))) is True, "it refuses a model that is insulated")
-    demand(f(*case((1, 1, 1), (1, 1, 1))) is False, "it accepts a model without any stop-gradient")
-    demand(f(*case((0, 0, 1), (1, 1, 1))) is False, "it accepts a leak into one parameter only: look at all of them")
-    demand(f(*case((0, 0, 0), (1, 0, 1))) is False, "it accepts a VLM that is starved: the cross-entropy no longer reaches one of its "
+            return {"flow": sum(part(p, s) for p, s in zip((*vlm, *own), (*flow_sees, expert_sees), strict=True)),
+                    "ce": sum(part(p, s) for p, s in zip(vlm, ce_sees, strict=True)) + 0 * other}
+        got = f(losses, vlm, own)
+        demand(isinstance(got, bool | np.bool_) or isinstance(got, torch.Tensor) and got.ndim == 0, f"it returned a {type(got).__name__}; wanted True or False")
+        return bool(got)
+    none, all_ = (0, 0, 0), (1, 1, 1)
+    demand(case(none, all_), "it refuses a model that is insulated (old gradients were left in .grad: do they count?)")
+    demand(not case(all_, all_), "it accepts a model without any stop-gradient")
+    demand(not any(case(tuple(int(i == j) for j in range(3)), all_) for i in range(3)), "it accepts a leak into one parameter only: look at all of them")
+    demand(not case((0, torch.tensor([1., -1., 0.]), 0), all_), "it accepts a leak whose gradient adds up to 0: ask whether any number of it is not 0")
+    demand(not case((0, torch.tensor([0., 0., -1e-6]), 0), all_), "it accepts a leak that is small, or negative: any is one")
+    demand(not any(case(none, tuple(int(i != j) for j in range(3))) for i in range(3)), "it accepts a VLM that is starved: the cross-entropy no longer reaches one of its "
            "parameters. The lazy test (half of the test)")
-    demand(f(*case((0, 0, 0), (0, 0, 0))) is False, "it accepts no_grad around the VLM: nothing reaches it at all")
-    demand(f(*case((1, 1, 1), (1, 1, 1), zeros=True)) is True, "a gradient of zeros is no leak")
-    demand(f(*case((0, 0, 0), (1, 1, 1), expert_sees=False)) is False, "it accepts an expert that learns nothing: is the flow loss on?")
+    demand(not case(none, none), "it accepts no_grad around the VLM: nothing reaches it at all")
+    demand(case(("zeros",) * 3, all_), "a gradient of zeros is no leak")
+    demand(not case(none, (1, "zeros", 1)), "it accepts a VLM that is starved by zeros: a gradient of zeros teaches nothing")
+    demand(not case(none, all_, 0), "it accepts an expert that learns nothing: is the flow loss on?")
+    demand(not case(none, all_, "zeros"), "it accepts an expert whose gradient is all zeros: are the gates closed?")
 
 
 @exercise("07.2", "open_gates", probe.open_gates)
 def check_open_gates(f):
     def gates():
-        return [torch.nn.Parameter(torch.zeros(400)), torch.nn.Parameter(torch.zeros(7, 50))]
+        return [torch.nn.Parameter(torch.zeros(4000)), torch.nn.Parameter(torch.zeros(70, 50))]
     one, two, other = gates(), gates(), gates()
-    f(one, 0), f(two, 0), f(other, 1)
+    state = torch.get_rng_state()
+    f(one, 0)
+    quiet = torch.equal(state, torch.get_rng_state())
+    torch.rand(1)
+    f(two, 0), f(other, 1)
     demand(any(bool(g.any()) for g in one), "the gates are still closed: 0 times a random number is 0")
     demand(all(float((g != 0).double().mean()) > .99 for g in one), "some gates are still closed")
     demand(all(g.is_leaf and g.requires_grad for g in one), "autograd noticed: fill them in place, under torch.no_grad()")
     demand(all(torch.equal(a, b) for a, b in zip(one, two, strict=True)), "the same seed must give the same gates")
     demand(not torch.equal(one[0], other[0]), "another seed must give other gates")
     demand(not torch.equal(one[0][:100], one[1].flatten()[:100]), "the second gate repeats the first: one generator for all")
-    demand(abs(float(one[0].detach().std()) - .5) < .06, f"standard deviation {float(one[0].detach().std()):.2f}; wanted .5")
+    demand(quiet, "you seeded or used the global generator: everything random after the call would change. Make a torch.Generator")
+    values = torch.cat([g.detach().flatten() for g in one])
+    demand(abs(float(values.std()) - .5) < .03, f"standard deviation {float(values.std()):.2f}; wanted .5")
+    demand(abs(float(values.mean())) < .04, f"their mean is {float(values.mean()):.2f}; wanted 0")
+    demand(all(abs(float((values.abs() < .5 * k).double().mean()) - share) < .025 for k, share in ((1, .683), (2, .954))),
+           "their standard deviation is right, but they are not normal (uniform?)")
 
 
 @exercise("08.1", "cross_entropy", model.VLA.losses)
 def check_cross_entropy(f):
-    logits, answer = random(3, 6, 11), torch.randint(1, 11, (3, 6), generator=torch.Generator().manual_seed(0))
-    answer[0, 2:], answer[1, 5:] = 0, 0
-    got = f(logits.clone(), answer.clone(), 0)
-    demand(got.ndim == 0, f"shape {tuple(got.shape)}; wanted a scalar")
-    each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), answer, reduction="none")
-    real = answer != 0
-    demand(not torch.isclose(got, (each * real).mean()), "divided by all places, padding included: the loss depends on how much padding "
-           "there is")
-    demand(not torch.isclose(got, each.mean()), "padding is predicted as if it were a word")
-    rows = (each * real).sum(1) / real.sum(1)
-    demand(not torch.isclose(got, rows.mean()), "the mean of each sample's mean: a short answer's tokens weigh more; the mean is over all "
-           "real tokens of the batch")
-    like(got, (each * real).sum() / real.sum(), "the loss")
-    wide = torch.nn.functional.pad(answer, (0, 4)), torch.cat((logits, random(3, 4, 11, seed=1)), 1)
-    like(f(wide[1], wide[0], 0), got, "with more padding the loss")
+    for pad, sure in ((0, False), (7, False), (0, True)):
+        logits, answer = random(3, 6, 11), whole(3, 6, high=11, seed=3)
+        answer[answer == pad] = 4
+        answer[0, 2:], answer[1, 5:] = pad, pad
+        if sure:                                              # of some tokens, so that their loss is exactly 0
+            logits[2, :4].scatter_(-1, answer[2, :4, None], 1e4)
+        got = tensor(f(logits.clone(), answer.clone(), pad), (), "the loss")
+        each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), answer, reduction="none")
+        real = answer != pad
+        rows = (each * real).sum(1) / real.sum(1)
+        like(got, (each * real).sum() / real.sum(), "the loss" if pad == 0 else f"the loss with pad {pad}", mistakes=[
+            ("divided by all places, padding included: the loss depends on how much padding there is", (each * real).mean()),
+            ("padding is predicted as if it were a word", each.mean()), ("that is the sum; wanted the mean", (each * real).sum()),
+            ("the mean of each sample's mean: a short answer's tokens weigh more; the mean is over all real tokens of the batch", rows.mean()),
+            ("tokens of which the model is sure are left out: count what is no padding, not what has a loss", (each * real).sum() / (each * real > 0).sum())])
+        wide = torch.nn.functional.pad(answer, (0, 4), value=pad), torch.cat((logits, random(3, 4, 11, seed=1)), 1)
+        like(f(wide[1], wide[0], pad), got, "with more padding the loss")
 
 
 @exercise("08.2", "clip", torch.nn.utils.clip_grad_norm_)
 def check_clip(f):
-    def part(size, seed):
-        out = []
-        for i in range(2):
-            p = torch.nn.Parameter(torch.zeros(5))
-            p.grad = random(5, seed=seed + i) * size
-            out.append(p)
-        return out
-
-    def norm(parameters):
-        return float(torch.cat([p.grad for p in parameters]).norm())
-    vlm, own = part(.05, 0), part(100., 5)
-    before, direction = (norm(vlm), norm(own)), own[0].grad / norm(own)
-    got = f(vlm, own, 1.)
-    demand(norm(vlm) > .99 * before[0], "the expert's large gradient shrank the VLM's small one: one norm over both. Clip each part alone")
-    demand(abs(norm(own) - 1) < 1e-3, f"the expert's norm is {norm(own):.3g} after clipping to 1")
-    demand(torch.allclose(own[0].grad / norm(own), direction, atol=1e-4), "clipping must keep the direction (a scale, not a clamp)")
-    demand(isinstance(got, tuple) and np.allclose([float(x) for x in got], before, rtol=1e-3), f"it returned {got}; wanted the norms from "
-           f"before, {before[0]:.3f} and {before[1]:.1f}")
+    def norm(gradients):
+        return float(torch.cat(gradients).norm())
+    for limit, sizes in ((1., (.05, 100.)), (1., (30., 100.)), (1., (30., .05)), (.5, (.05, .02))):
+        parts = [[torch.nn.Parameter(torch.zeros(5)) for _ in range(2)] for _ in sizes]
+        for k, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+            for i, p in enumerate(part):
+                p.grad = random(5, seed=5 * k + i) * size * (1 + 3 * i)
+        before = [[p.grad.clone() for p in part] for part in parts]
+        norms = [norm(b) for b in before]
+        got = f(*parts, limit)
+        for k, name in enumerate(("VLM", "expert")):
+            after, scale = [p.grad for p in parts[k]], limit / norms[k]
+            shrunk = norm(after) < .99 * norms[k]
+            if norms[k] <= limit:
+                demand(not shrunk, f"the {'expert' if k == 0 else 'VLM'}'s large gradient shrank the {name}'s small one: one norm over both. Clip each part alone")
+                demand(norm(after) < 1.01 * norms[k], f"the {name}'s small gradient was scaled *up*, from {norms[k]:.3g} to {norm(after):.3g}: clipping only shrinks")
+            else:
+                demand(shrunk, f"the {name}'s norm is still {norm(after):.3g}; wanted {limit:g}")
+                demand(all(same(a / a.norm(), b / b.norm(), 1e-4) for a, b in zip(after, before[k], strict=True)), "clipping must keep the direction (a scale, not a clamp)")
+                demand(abs(norm(after) - limit) < 1e-3 * limit, f"the {name}'s norm is {norm(after):.3g} after clipping to {limit:g}: one norm for all of its parameters")
+            demand(all(same(a, b * min(1, scale), 1e-3 * limit) for a, b in zip(after, before[k], strict=True)), f"the {name}'s gradient changed its direction")
+        demand(isinstance(got, tuple | list) and len(got) == 2 and np.allclose([float(x) for x in got], norms, rtol=1e-3), f"it returned {got}; wanted the norms from "
+               f"before, {norms[0]:.3f} and {norms[1]:.1f}")
 
 
 @exercise("09.1", "wilson", evaluate.wilson)
 def check_wilson(f):
-    low, high = f(10, 10)
-    demand(low < .99, "10 of 10 gives an interval of no width: that is the plain normal one, which fails at 0 and 1")
-    demand(high <= 1 and f(0, 10)[0] >= 0, "a rate lies within 0 to 1")
-    for hits, n in ((0, 10), (3, 10), (10, 10), (200, 400)):
-        wanted = evaluate.wilson(hits, n)
+    for hits, n in ((10, 10), (0, 10), (3, 10), (200, 400), (1, 7), (39, 40)):
         got = f(hits, n)
-        demand(np.allclose(got, (wanted["low"], wanted["high"]), atol=2e-4), f"{hits} of {n}: got {got[0]:.4f} to {got[1]:.4f}, wanted "
+        demand(isinstance(got, tuple | list) and len(got) == 2, f"it returned {got!r}; wanted (low, high)")
+        low, high = map(float, got)
+        p, wanted = hits / n, evaluate.wilson(hits, n)
+        plain = 1.96 * (p * (1 - p) / n) ** .5
+        demand(low <= high, "low and high are swapped")
+        demand(hits < n or low < .99, "10 of 10 gives an interval of no width: that is the plain normal one, which fails at 0 and 1")
+        demand(abs(low - max(0, p - plain)) > 1e-6 or abs(high - min(1, p + plain)) > 1e-6, "that is the plain normal interval, around p")
+        demand(low >= 0 and high <= 1 + 1e-9, "a rate lies within 0 to 1")
+        demand(np.allclose((low, high), (wanted["low"], wanted["high"]), atol=2e-4), f"{hits} of {n}: got {low:.4f} to {high:.4f}, wanted "
                f"{wanted['low']} to {wanted['high']}")
 
 
 @exercise("09.2", "paired_interval", "tutorials.studies.compare:difference")
 def check_paired_interval(f):
+    def ends(*given):
+        got = f(*given)
+        demand(isinstance(got, tuple | list | torch.Tensor) and len(got) == 2, f"it returned {got!r}; wanted (low, high)")
+        return tuple(float(x) for x in got)
     generator = torch.Generator().manual_seed(0)
     hard = torch.rand(400, generator=generator)
     theirs = hard < .6
     ours = theirs | ((hard < .68) & (torch.rand(400, generator=generator) < .9))          # wins the same scenes, and some more
-    low, high = (float(x) for x in f(ours, theirs, 1000, 0))
+    low, high = ends(ours, theirs, 1000, 0)
     d = ours.double() - theirs.double()
     middle, half = float(d.mean()), 1.96 * float(d.std()) / 20
+    demand(low <= high, "low and high are swapped")
     demand(not (low < -middle < high), "the sign: ours minus theirs")
-    demand(high - low < 3 * half, f"the interval is {high - low:.3f} wide where the paired one is {2 * half:.3f}: scenes were drawn for each "
+    demand(high - low < 3 * half or high - low > .9, f"the interval is {high - low:.3f} wide where the paired one is {2 * half:.3f}: scenes were drawn for each "
            "arm on its own. One index for both")
+    demand(high - low < .9, "these are quantiles of single scenes; wanted quantiles of the *means* of resamples")
     demand(high - low > half, f"the interval is {high - low:.3f} wide where it should be about {2 * half:.3f}: are these quantiles of resampled "
-           "*means*, at 2.5 and 97.5 %?")
+           "*means*, of as many scenes as there are?")
     demand(abs(low - (middle - half)) < half / 2 and abs(high - (middle + half)) < half / 2, f"got {low:.3f} to {high:.3f}, wanted about "
            f"{middle - half:.3f} to {middle + half:.3f}")
-    demand(f(ours, theirs, 1000, 0) == f(ours, theirs, 1000, 0), "the same seed must give the same interval")
+    # Two wins more in 20 scenes: a resample wins 0 to 5 more, so that its quantiles are 0 and .25 (of a binomial distribution).
+    few, none = torch.arange(20) < 2, torch.zeros(20, dtype=torch.bool)
+    low, high = ends(few, none, 20000, 0)
+    demand(low > -1e-6, f"2 wins against 0 in 20 scenes: the interval begins at {low:.3f}, and no resample's difference is below 0: that is a normal interval, not a bootstrap")
+    demand(abs(high - .2) > 1e-6, "2 wins against 0 in 20 scenes: it ends at .20, which is the 95 % quantile; at 2.5 and 97.5 % it ends at .25")
+    demand(abs(low) < 1e-6 and abs(high - .25) < 1e-6, f"2 wins against 0 in 20 scenes: got {low:.3f} to {high:.3f}, wanted 0 to .25")
+    one = ends(ours, theirs, 1, 0)
+    demand(abs(one[0] - one[1]) < 1e-9, "one resample has one mean, and both ends are that: `resamples` is not used")
+    demand(ends(ours, theirs, 30, 0) == ends(ours, theirs, 30, 0), "the same seed must give the same interval")
+    demand(len({ends(ours, theirs, 30, seed) for seed in range(5)}) > 1, "every seed gives the same interval: `seed` is not used")
 
 
 @exercise("10.1", "freeze", "nano_ki.train:prepare")
 def check_freeze(f):
     def part(seed):
         return [torch.nn.Parameter(random(4, 4, seed=seed)), torch.nn.Parameter(random(4, seed=seed + 1))]
-    for gradient in (None, 0.):           # (zero_grad(set_to_none=False) leaves zeros behind)
-        vlm, own = part(0), part(5)
-        before = [p.detach().clone() for p in vlm], [p.detach().clone() for p in own]
-        optimiser = f(vlm, own, .1, .1)
+    for gradient, rate, decay in ((None, .1, .1), (0., .1, .1), (0., .02, .5)):           # (zero_grad(set_to_none=False) leaves zeros behind)
+        vlm, own, twin = part(0), part(5), part(5)
+        before = [p.detach().clone() for p in vlm]
+        optimiser, right = f(vlm, own, rate, decay), torch.optim.AdamW(twin, lr=rate, weight_decay=decay)
         demand(isinstance(optimiser, torch.optim.AdamW), f"it returned {type(optimiser).__name__}; wanted an AdamW")
         for p in vlm:
             p.grad = None if gradient is None else torch.zeros_like(p)
-        for _ in range(3):
-            for p in own:
-                p.grad = torch.ones_like(p)
+        for step in range(3):
+            for p, q in zip(own, twin, strict=True):
+                p.grad = random(*p.shape, seed=step)
+                q.grad = p.grad.clone()
             optimiser.step()
-        demand(all(torch.equal(p, b) for p, b in zip(vlm, before[0], strict=True)), "the frozen weights moved: weight decay shrinks whatever "
+            right.step()
+        demand(all(torch.equal(p, b) for p, b in zip(vlm, before, strict=True)), "the frozen weights moved: weight decay shrinks whatever "
                "the optimiser holds, at a gradient of zero too. Leave them out")
-        demand(not any(torch.equal(p, b) for p, b in zip(own, before[1], strict=True)), "the expert does not train")
-    decay = {g["weight_decay"] for g in optimiser.param_groups}
-    demand(decay == {.1}, f"the expert's weight decay is {decay}; wanted the one that was asked for")
+        start = part(5)
+        demand(not any(torch.equal(p, b) for p, b in zip(own, start, strict=True)), "the expert does not train")
+        for name, wanted in (("weight_decay", decay), ("lr", rate)):
+            found = {g[name] for g in optimiser.param_groups if any(p is q for p in g["params"] for q in own)}
+            demand(found == {wanted}, f"the expert's {name.replace('_', ' ')} is {sorted(found)}; wanted the one that was asked for, {wanted}")
+        demand(all(same(p, q, 1e-6) for p, q in zip(own, twin, strict=True)), f"the expert does not move as AdamW with learning rate {rate} and weight decay {decay} moves it")
 
 
 # -- running them -------------------------------------------------------------------------------------
@@ -401,6 +525,11 @@ def check_freeze(f):
 
 def path_of(number):
     return FOLDER / f"ex_{number.replace('.', '_')}.py"
+
+
+def print_of(source):
+    """A hash of the code in a file, without its docstring and spaces."""
+    return hashlib.sha256("".join(source.split('"""', 2)[-1].split()).encode()).hexdigest()[:16]
 
 
 def obeys(source):
@@ -448,6 +577,7 @@ def run(number, path=None):
     try:
         source = path.read_text()
         obeys(source)
+        demand(HUNTS.get(number) != print_of(source), "a bug hunt, and the file is as it came: read it, find the bug, mend it. Then ask again")
         spec = importlib.util.spec_from_file_location(f"answer_{number.replace('.', '_')}", path)
         module = importlib.util.module_from_spec(spec)
         with limited(SECONDS):
@@ -473,7 +603,7 @@ def main():
     parser.add_argument("--file", help="check this file instead of the exercise's own")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
-    numbers = list(CHECKS) if args.all else args.numbers
+    numbers = list(CHECKS) if args.all else [f"{page.zfill(2)}{dot}{number}" for page, dot, number in (n.partition(".") for n in args.numbers)]
     unknown = [n for n in numbers if n not in CHECKS]
     if unknown or not numbers or args.file and len(numbers) != 1:
         sys.exit(f"error: {'no exercise ' + unknown[0] if unknown else 'name one exercise'}; there are {', '.join(CHECKS)} (or --all)")

@@ -10,7 +10,6 @@
 The placements live here. The library has its one switch, `insulate`, and its one `.detach()`.
 Forms can be filled in by hand instead: `predict me.json --form` writes an empty one.
 """
-import hashlib
 import importlib.util
 import inspect
 import json
@@ -30,7 +29,9 @@ from nano_ki.episodes import Data
 from nano_ki.model import VLA
 from nano_ki.program import write_json
 from nano_ki.vit import attend, heads, norm
+from tutorials import forms
 
+LAB = "tutorials.lab_detach"
 LOSSES = ("flow", "fast")                 # the expert's loss; the VLM's own, cross-entropy on FAST tokens
 PARTS = {"vision encoder": "vision encoder", "last keys": "layer {last} k", "last values": "layer {last} v"}   # probe's names
 CELLS = [f"{loss} -> {part}" for loss in LOSSES for part in PARTS]
@@ -158,21 +159,12 @@ def truth(model, batch):
 
 
 def empty_form(name):
-    return {"name": name, "cells": {letter: dict.fromkeys(CELLS) for letter in PLACEMENTS},
-            "confidence": dict.fromkeys(PLACEMENTS), "reasons": dict.fromkeys(REASONS, ""), "lock": None, "score": None}
-
-
-def digest(form):
-    """What is locked: a hash of the answers."""
-    answers = {k: form[k] for k in ("name", "cells", "confidence", "reasons")}
-    return hashlib.sha256(json.dumps(answers, sort_keys=True).encode()).hexdigest()
+    return forms.blank(name, cells={letter: dict.fromkeys(CELLS) for letter in PLACEMENTS}, confidence=dict.fromkeys(PLACEMENTS), reasons=dict.fromkeys(REASONS, ""))
 
 
 def complete(form):
-    """ValueError with the first thing that is missing or wrong in a form."""
+    """The form itself. ValueError with the first thing that is missing or wrong in it."""
     try:
-        if missing := {"name", "lock", "score"} - set(form):
-            raise KeyError(*sorted(missing)[:1])
         for letter in PLACEMENTS:
             for cell in CELLS:
                 if form["cells"][letter][cell] not in (True, False):
@@ -184,9 +176,10 @@ def complete(form):
         for letter in REASONS:
             if len(str(form["reasons"][letter]).split()) < 5:
                 raise ValueError(f"the reason for {letter} is {form['reasons'][letter]!r}; wanted a sentence")
+        return form
     except (KeyError, TypeError) as error:
         raise ValueError(f"this is no form of the lab ({type(error).__name__}: {error}); write one with: "
-                         "python -m tutorials.lab_detach predict me.json") from None
+                         f"python -m {LAB} predict me.json") from None
 
 
 def scored(form, facts):
@@ -264,22 +257,22 @@ def verdict(form, facts):
     return "\n".join(out)
 
 
-def class_table(forms, facts):
+def class_table(given, facts):
     """What a class believed: for each cell the share that said 'a gradient gets there', and the truth."""
-    scores = [f["score"] or scored(f, facts) for f in forms]
-    lines = [f"{len(forms)} forms; cells right {sum(s['right'] for s in scores) / len(scores):.1f} of {scores[0]['of']}, Brier "
+    scores = [scored(form, facts) for form in given]
+    lines = [f"{len(given)} forms; cells right {sum(s['right'] for s in scores) / len(scores):.1f} of {scores[0]['of']}, Brier "
              f"{sum(s['brier'] for s in scores) / len(scores):.3f} on average", "",
              f"{'':4s}" + "".join(f"{cell:>24s}" for cell in CELLS)]
     for letter in PLACEMENTS:
         row = []
         for cell in CELLS:
-            share = sum(f["cells"][letter][cell] for f in forms) / len(forms)
+            share = sum(form["cells"][letter][cell] for form in given) / len(given)
             row.append(f"{100 * share:.0f} % said +, is {'+' if facts[letter][cell] else '0'}")
         lines.append(f"{letter:4s}" + "".join(f"{s:>24s}" for s in row))
     wrong = sorted(((sum([letter, cell] in s["wrong"] for s in scores), letter, cell) for letter in PLACEMENTS for cell in CELLS),
                    reverse=True)
     lines += ["", "To talk about first:"]
-    lines += [f"  {letter}, {cell}: {count} of {len(forms)} were wrong" for count, letter, cell in wrong[:3] if count]
+    lines += [f"  {letter}, {cell}: {count} of {len(given)} were wrong" for count, letter, cell in wrong[:3] if count]
     return "\n".join(lines)
 
 
@@ -287,20 +280,25 @@ def class_table(forms, facts):
 
 
 def graded(check, model, batch):
-    """{letter: (accepted, should be)} for a student's check_insulated(model). The model carries the batch to test with as
-    `model.batch`. What raises is an AssertionError (refused) or the student's bug (passed on)."""
+    """{letter: (accepted, should be, what it raised or "")} for a student's check_insulated(model). The model carries the batch to
+    test with as `model.batch`. A check that raises does not accept: an AssertionError is a refusal; where a placement cuts the
+    graph, backward() raises a RuntimeError."""
     out = {}
     model.batch = batch
     for letter in PLACEMENTS:
         with placed(model, letter):
+            accepted, raised = False, ""
+            model.zero_grad(set_to_none=True)
             try:
                 accepted = check(model)
                 accepted = accepted is None or bool(accepted)
             except AssertionError:
-                accepted = False
+                pass
             except SystemExit:
                 raise ValueError("check_insulated ends the program (sys.exit); return True or False") from None
-        out[letter] = (accepted, letter == PAPERS)
+            except Exception as error:               # (the student's bug, or a graph that is cut)
+                raised = f"{type(error).__name__}: {program.first_line(error)}"
+        out[letter] = (accepted, letter == PAPERS, raised)
     return out
 
 
@@ -315,13 +313,6 @@ def load_check(path):
         raise ValueError(f"{path} defines no check_insulated(model); it gets a model whose batch is model.batch, and returns "
                          "True or False (or asserts). Start from nano_ki.probe.gradient_norms(model, model.batch)")
     return module.check_insulated
-
-
-def read_form(path):
-    try:
-        return json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path} ({error}); write it with: python -m tutorials.lab_detach predict {path}") from None
 
 
 def main():
@@ -351,23 +342,12 @@ def act(args):
         if Path(path).exists():
             raise ValueError(f"{path} is there already; choose another name")
         write_json(Path(path), empty_form(args.name) if args.form else ask(args.name))
-        print(f"{path}: {'fill in true or false, 50 to 100, and two reasons; then' if args.form else 'next:'} "
-              f"python -m tutorials.lab_detach lock {path}")
+        print(f"{path}: {'fill in true or false, 50 to 100, and two reasons; then' if args.form else 'next:'} python -m {LAB} lock {path}")
     elif args.action == "lock":
-        form = read_form(path)
-        complete(form)
-        if form["lock"]:
-            raise ValueError(f"{path} is locked already")
-        form["lock"] = digest(form)
-        write_json(Path(path), form)
-        print(f"locked: {form['lock'][:12]}. Next: python -m tutorials.lab_detach measure {path}")
+        form = forms.lock(complete(forms.read(path, LAB)), path)
+        print(f"locked: {form['lock'][:12]}. Next: python -m {LAB} measure {path}")
     elif args.action == "measure":
-        form = read_form(path)
-        complete(form)
-        if not form["lock"]:
-            raise ValueError(f"{path} is not locked; first: python -m tutorials.lab_detach lock {path}")
-        if form["lock"] != digest(form):
-            raise ValueError(f"{path} was changed after it was locked")
+        form = forms.locked(forms.read(path, LAB), complete, LAB)
         facts = truth(*real_model())
         form["score"] = scored(form, facts)
         write_json(Path(path), form)
@@ -377,18 +357,12 @@ def act(args):
         if args.json:
             print(json.dumps(result))
             return
-        for letter, (accepted, wanted) in result.items():
-            print(f"{letter}: {'accepted' if accepted else 'refused '}  {'right' if accepted == wanted else 'WRONG'}")
+        for letter, (accepted, wanted, raised) in result.items():
+            print(f"{letter}: {'accepted' if accepted else 'refused '}  {'right' if accepted == wanted else 'WRONG'}{f'   (it raised {raised})' if raised else ''}")
             if accepted != wanted:
                 print(textwrap.indent(textwrap.fill(PARAGRAPHS[letter], 96), "   "))
     else:
-        forms = [read_form(p) for p in args.files]
-        for p, form in zip(args.files, forms, strict=True):
-            try:
-                complete(form)
-            except ValueError as error:
-                raise ValueError(f"{p}: {error}") from None
-        print(class_table(forms, truth(*real_model())))
+        print(class_table(forms.of_class(args.files, complete, LAB), truth(*real_model())))
 
 
 if __name__ == "__main__":

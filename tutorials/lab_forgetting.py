@@ -15,7 +15,6 @@ would ruin for everybody to see (--train="--subtask" shows that). Both run side 
 While it runs, runs/forgetting/page.png is drawn anew. A lock has a code, the first digits of a hash of the answers. Whoever collects
 the codes beforehand knows which forms were locked before the result.          Read next: 08_two_losses.md
 """
-import hashlib
 import json
 import os
 import shlex
@@ -32,10 +31,11 @@ from PIL import Image, ImageDraw
 from nano_ki import checkpoint, draw, evaluate, language, program, render, train, world
 from nano_ki import config as configuration
 from nano_ki.program import ROOT
+from tutorials import forms
 from tutorials.studies import compare, more
 from tutorials.studies.compare import book
 
-FOLDER = Path("runs") / "forgetting"
+FOLDER, LAB = Path("runs") / "forgetting", "tutorials.lab_forgetting"
 SCENES, EQUAL = 200, .05                  # scenes in each set; differences smaller than this count as "equal"
 POINTS = 8                                # on each curve, the last one at the end
 ARMS = {"detached": ["--recipe", "post", "--no-subtask"], "through": ["--recipe", "post", "--no-subtask", "--no-insulate"]}
@@ -60,18 +60,13 @@ EACH = ["--steps", "250", "--vlm-rate", ".01", "--vlm-adam", ".01", "--scenes", 
 
 
 def empty_form(name):
-    return {"name": name, "higher": dict.fromkeys(MEASURED), "sure": dict.fromkeys(MEASURED), "lock": None}
-
-
-def digest(form):
-    """What is locked: a hash of the answers."""
-    return hashlib.sha256(json.dumps([form[k] for k in ("name", "higher", "sure")], sort_keys=True).encode()).hexdigest()
+    return forms.blank(name, higher=dict.fromkeys(MEASURED), sure=dict.fromkeys(MEASURED))
 
 
 def complete(form):
     """The form itself. ValueError with the first thing that is missing or wrong in it."""
-    if not isinstance(form, dict) or not all(isinstance(form.get(k), dict) for k in ("higher", "sure")) or "name" not in form or "lock" not in form:
-        raise ValueError("this is no form of the lab; write one with: python -m tutorials.lab_forgetting predict me.json --form")
+    if not all(isinstance(form.get(k), dict) for k in ("higher", "sure")):
+        raise ValueError(f"this is no form of the lab; write one with: python -m {LAB} predict me.json --form")
     for key in MEASURED:
         if form["higher"].get(key) not in ANSWERS.values():
             raise ValueError(f"{key}: {form['higher'].get(key)!r}; wanted which is higher, {', '.join(ANSWERS.values())}")
@@ -80,24 +75,8 @@ def complete(form):
     return form
 
 
-def locked(form):
-    """The form itself. ValueError if it is not complete, not locked, or was changed since."""
-    if not complete(form)["lock"]:
-        raise ValueError("this form is not locked; do it with: python -m tutorials.lab_forgetting lock FILE")
-    if form["lock"] != digest(form):
-        raise ValueError("this form was changed after it was locked")
-    return form
-
-
-def lock(form):
-    """The same form, locked. ValueError if it is not complete, or was locked before."""
-    if complete(form)["lock"]:
-        raise ValueError("this form was locked before; a new one: python -m tutorials.lab_forgetting predict FILE")
-    return {**form, "lock": digest(form)}
-
-
 def ask(name):
-    """A form, filled in at the terminal, and locked."""
+    """A form, filled in at the terminal."""
     form = empty_form(name)
     print("After training, which of the two is higher? d: detached, t: through, e: equal (less than .05 apart; speed: less than 5 %).")
     for key, question in MEASURED.items():
@@ -109,14 +88,7 @@ def ask(name):
         except EOFError:
             raise ValueError("the answers end here; nothing is kept") from None
         form["higher"][key], form["sure"][key] = ANSWERS[said], int(sure)
-    return lock(form)
-
-
-def read(path):
-    try:
-        return json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path} ({error}); write it with: python -m tutorials.lab_forgetting predict {path}") from None
+    return form
 
 
 # -- both arms ----------------------------------------------------------------------------------------
@@ -165,8 +137,8 @@ def points_of(out):
     path, end = out / "metrics.jsonl", out / "shown.json"
     checks = [m for m in checkpoint.read_metrics(path) if "success" in m] if path.exists() else []
     if end.exists():
-        summary = read(out / "summary.json")
-        checks.append({**summary, "step": summary["steps"], "vqa": {"book": summary["vqa_after"]}, **read(end)})
+        summary = compare.read_json(out / "summary.json")
+        checks.append({**summary, "step": summary["steps"], "vqa": {"book": summary["vqa_after"]}, **compare.read_json(end)})
     return [{"step": m["step"], "shown": m["shown"]["rate"], "knew": m["success"]["seen"]["rate"],
              "new": m["success"]["new_both"]["rate"], "book": book(m["vqa"]["book"]), "said": m["said"]} for m in checks]
 
@@ -241,9 +213,9 @@ def result_of(folder):
     outs = folders(folder)
     if not all((out / "shown.json").exists() for out in outs.values()):
         raise ValueError(f"{folder} holds no result yet; first: python -m tutorials.lab_forgetting run")
-    runs = {arm: read(out / "summary.json") for arm, out in outs.items()}
+    runs = {arm: compare.read_json(out / "summary.json") for arm, out in outs.items()}
     for arm, out in outs.items():
-        runs[arm]["success"]["shown"] = read(out / "shown.json")["shown"]
+        runs[arm]["success"]["shown"] = compare.read_json(out / "shown.json")["shown"]
     out = {}
     for name, key, part in (("shown", "success", "shown"), ("knew", "success", "seen"), ("right", "right_puck", "new_both")):
         two = [[{"seed": 0, **run}] for run in runs.values()]
@@ -306,7 +278,7 @@ def ladder(folder, rungs, given=()):
                 raise ValueError(f"{name} was stopped, or failed: {Path(f'{out}.log').read_text()[-1000:]}")
         finally:
             job.terminate()
-        summary = read(out / "summary.json")
+        summary = compare.read_json(out / "summary.json")
         print(f"  measured: success {summary['success']['seen']['rate']:.2f} on shown kinds, {summary['success']['new_both']['rate']:.2f} on new ones; "
               f"the book {book(summary['vqa_before']):.2f} -> {book(summary['vqa_after']):.2f}, robot pictures "
               f"{book(summary['vqa_before_robot']):.2f} -> {book(summary['vqa_after_robot']):.2f}; {summary['total_seconds']:.0f} s", flush=True)
@@ -343,30 +315,21 @@ def main():
     elif args.action == "predict":
         if (path := Path(args.files[0])).exists():
             raise ValueError(f"{path} is there already; name another file")
-        program.write_json(path, empty_form(path.stem) if args.form else ask(path.stem))
+        program.write_json(path, empty_form(path.stem)) if args.form else forms.lock(ask(path.stem), path)
     elif args.action == "lock":
         for path in args.files:
-            form = lock(read(path))
-            program.write_json(path, form)
+            form = forms.lock(complete(forms.read(path, LAB)), path)
             print(f"{path}: locked, {form['lock'][:8]}")
     elif args.action == "class":
-        forms = {}
-        for path in args.files:
-            try:
-                form = locked(read(path))
-                if form["lock"] in forms:
-                    raise ValueError("the same form was given before")
-                forms[form["lock"]] = form
-            except ValueError as error:
-                print(f"left out: {path}: {error}")
-        print(class_table(list(forms.values()), result_of(folder)))
+        result = result_of(folder)
+        print(class_table(forms.of_class(args.files, complete, LAB), result))
     else:
         c = same_but_for_the_line(flags)
-        form = locked(read(args.files[0])) if count else None
+        form = forms.locked(forms.read(args.files[0], LAB), complete, LAB) if count else None
         with program.claimed(folder / "running.json", f"the folder {folder}"):
             if args.action == "all" and not form:
                 form = ask("me")
-                program.write_json(folder / f"form-{form['lock'][:8]}.json", form)
+                form = forms.lock(form, folder / f"form-{form['id'][:8]}.json")
             watch_both(folder, ["--check-every", str(max(1, c.steps // POINTS)), *flags], lambda line: print(line, file=sys.stderr if args.json else sys.stdout, flush=True))
         result = result_of(folder)
         score = {"score": scored(form, result)} if form else {}

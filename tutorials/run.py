@@ -123,7 +123,7 @@ def main():
     parser.add_argument("--notebook", help="write the page as a notebook instead")
     args = parser.parse_args()
     known = pages()
-    chosen = list(known) if args.all else args.pages
+    chosen = list(known) if args.all else [n.zfill(2) for n in args.pages]
     bad = [n for n in chosen if n not in known]
     if bad or not chosen or args.notebook and len(chosen) != 1:
         sys.exit(f"error: {'no page ' + bad[0] if bad else 'name a page'}; there are {', '.join(known)} (or --all)")

@@ -1,4 +1,4 @@
-"""Exercise 08.2. Clip gradients, so that neither part shrinks the other's step. A bug hunt: find it and mend it.
+"""Exercise 08.2. Clip the gradients of both parts. A bug hunt: find it and mend it.
 
 vlm, expert: lists of parameters with .grad. Scale the gradients in place, so that each part's norm is at most `limit`.
 Returns the two norms from before, (vlm, expert), as floats.

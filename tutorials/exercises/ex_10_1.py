@@ -1,4 +1,4 @@
-"""Exercise 10.1. Another door: a frozen weight that moves without any gradient. A bug hunt: find it and mend it.
+"""Exercise 10.1. Freeze the VLM, train the expert. A bug hunt: find it and mend it.
 
 vlm, expert: lists of parameters. Returns an AdamW optimiser with this learning rate and weight decay that trains the expert
 and leaves every VLM weight as it is, to the bit.
