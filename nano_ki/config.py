@@ -60,7 +60,7 @@ class Config:
     clip: float = 1.                # gradient norm limit, for the VLM and for the expert each (1e-6 to 1e9)
     seed: int = 0                   # seed of everything random (0 to 2147483647)
     # -- Acting and evaluation
-    euler_steps: int = 3            # integration steps per chunk (1 to 1000)
+    euler_steps: int = 2            # integration steps per chunk, each shorter than the one before (1 to 1000)
     execute: int = 8                # waypoints executed before the next plan (1 to 128)
     scenes: int = 400               # evaluation scenes in each test set (1 to 1e6)
     check_every: int = 200          # steps between short evaluations during training; 0: none (0 to 1e8)

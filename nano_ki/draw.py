@@ -28,7 +28,8 @@ def _chart(pen, title, lines, left, top, right, bottom, log):
     xs = np.concatenate([values[0] for values in lines.values()])
     ys = np.concatenate([values[1:].ravel() for values in lines.values()])
     x0, x1, y0 = xs.min(), xs.max(), min(0, ys.min())
-    step = nice((ys.max() - y0) / 4)
+    power = 10. ** np.floor(np.log10(max((ys.max() - y0) / 4, 1e-12)))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if 4 * m * power >= (ys.max() - y0) * (1 - 1e-9))        # (a round number)
     y0, y1 = np.floor(y0 / step) * step, np.ceil(ys.max() / step - 1e-9) * step
     x1, y1 = x1 if x1 > x0 else x0 + 1, y1 if y1 > y0 else y0 + step
 
@@ -54,11 +55,6 @@ def _chart(pen, title, lines, left, top, right, bottom, log):
 def font_of(size):
     """Pillow's own font; its small one where Pillow was built without FreeType."""
     return ImageFont.load_default(size if features.check("freetype2") else None)
-
-def nice(step):
-    """The smallest of 1, 2, 2.5, 5 times a power of ten that is not below `step`."""
-    power = 10. ** np.floor(np.log10(max(step, 1e-12)))
-    return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= step * (1 - 1e-9))
 
 def panels(pictures, texts, won, waypoints=None):
     """One frame: pictures uint8 [B, S, S, 3] in rows of four, under texts. waypoints: {index: places [n, 2] ahead}."""

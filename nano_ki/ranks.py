@@ -56,10 +56,6 @@ def total(value, device):
     dist.all_reduce(value)
     return value.item()
 
-def anybody(flag, device):
-    """Whether `flag` holds on any rank."""
-    return total(float(flag), device) > 0
-
 def together(device):
     """Nobody goes on before all are here."""
     total(0., device)

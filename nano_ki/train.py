@@ -199,7 +199,7 @@ def loop(job, stop, watch, rank):
                 shown.update({k: f"{v:.3f}" for k, v in values.items() if k != "ce"})
             bar.set_postfix(shown, refresh=False)
             bar.update()
-            stopping = ranks.anybody(stop(job.step) or asked(), c.device)
+            stopping = ranks.total(float(stop(job.step) or asked()), c.device) > 0          # (on any rank)
             due = any(n and job.step % n == 0 for n in (c.save_every, c.check_every))
             if stopping or due or job.step == c.steps:
                 weights, states = ranks.gather(job.model, job.optimisers())

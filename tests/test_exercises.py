@@ -142,7 +142,7 @@ ALSO_RIGHT = {
         losses()[name].backward()
         return [p.grad is not None and bool((p.grad != 0).any()) for p in vlm], [p.grad is not None and bool((p.grad != 0).any()) for p in expert]
     (a, b), (c, _) = touched("flow"), touched("ce")
-    return torch.tensor(not any(a) and all(b) and all(c))"""],
+    return torch.tensor(not any(a) and any(b) and all(c))"""],
     "07.2": ["""def open_gates(gates, seed):
     g = torch.Generator().manual_seed(seed)
     for gate in gates: gate.data = torch.randn(gate.shape, generator=g) * .5""",
@@ -212,10 +212,10 @@ WRONG = {
              ("    c[0] /= math.sqrt(2)\n    return c", "    c[0] /= math.sqrt(2)\n    return c.float()", "float64"), ("math.sqrt(2 / H)", "1", "orthonormal")],
     "03.2": [("<= size - used", "< size - used", "just fills"), ("<= size - used", "<= size", "overruns"), ("used == size", "True", "stop is allowed"),
              ("used == size", "False", "stop is not allowed"), ("torch.cat((lengths <= size - used, torch.tensor([used == size])))", "torch.cat((lengths <= size - used, torch.tensor([used == size]))).long()", "torch.int64"),
-             ("(lengths <= size - used, torch.tensor([used == size]))", "(torch.tensor([used == size]), lengths <= size - used)", "stop is"), ("<= size - used", "== size - used", "room for more")],
+             ("(lengths <= size - used, torch.tensor([used == size]))", "(torch.tensor([used == size]), lengths <= size - used)", "stop comes last"), ("<= size - used", "== size - used", "room for more")],
     "04.1": [("1 - (", "(", "the other way"), ("u ** (2 / 3)", "u", "uniform"), ("u ** (2 / 3)", "u ** .7915", ".558"),
              ("u ** (2 / 3)", "torch.rand_like(u) ** (2 / 3)", "its own u"), ("u ** (2 / 3)", "u ** 1.5", "power 1.5"), ("u ** (2 / 3)", "(1 - (1 - u) ** (2 / 3))", "swapped"),
-             (" + .001", "", ".001"), ("(.999 * u ** (2 / 3) + .001)", "u ** (2 / 3)", ".001"), ("u ** (2 / 3)", "u.sort()[0] ** (2 / 3)", "its own u"), ("u ** (2 / 3)", "(u > .4)", "below .5")],
+             (" + .001", "", ".001"), ("(.999 * u ** (2 / 3) + .001)", "u ** (2 / 3)", ".001"), ("u ** (2 / 3)", "u.sort()[0] ** (2 / 3)", "its own u"), ("u ** (2 / 3)", "(u > .4).to(u.dtype)", "below .5")],
     "04.2": [("(1 - t) * noise + t * action", "t * noise + (1 - t) * action", "the other way"),
              ("t.shape != action.shape[:-2]", "False", "without a word"),
              ("t.shape != action.shape[:-2]", "t.ndim != action.ndim - 2", "one time"), ("(1 - t) * noise + t * action", "noise + t * action", "full strength"),
@@ -266,9 +266,9 @@ WRONG = {
     "08.2": [("return tuple(float(torch.nn.utils.clip_grad_norm_(p, limit)) for p in (vlm, expert))",
               "n = float(torch.nn.utils.clip_grad_norm_(vlm + expert, limit)); return n, n", "one norm over both"),
              ("torch.nn.utils.clip_grad_norm_(p, limit)", "torch.nn.utils.clip_grad_value_(p, limit) or 0.", "direction"),
-             ("(p, limit))", "(p, limit if p is expert else 1e9))", "VLM's norm is still"), ("    return tuple(", "    for p in vlm + expert: p.grad *= limit / max(limit, float(p.grad.norm()))\n    return tuple(", "direction"),
+             ("(p, limit))", "(p, limit if p is expert else 1e9))", "VLM's norm is still"), ("    return tuple(", "    for p in vlm + expert: p.grad *= limit / max(limit, float(p.grad.norm()))\n    return tuple(", "on its own"),
              ("    return tuple(float(torch.nn.utils.clip_grad_norm_(p, limit)) for p in (vlm, expert))",
-              "    out = []\n    for part in (vlm, expert):\n        n = torch.cat([p.grad for p in part]).norm()\n        for p in part: p.grad *= limit / n\n        out.append(float(n))\n    return tuple(out)",
+              "    out = []\n    for part in (vlm, expert):\n        n = torch.cat([p.grad.flatten() for p in part]).norm()\n        for p in part: p.grad *= limit / n\n        out.append(float(n))\n    return tuple(out)",
               "scaled *up*"), ("float(torch.nn.utils.clip_grad_norm_(p, limit)) for", "min(limit, float(torch.nn.utils.clip_grad_norm_(p, limit))) for", "norms from before")],
     "09.1": [("z * z / (4 * n * n)", "0", ""), ("(p + z * z / (2 * n)) / (1 + z * z / n)", "p", ""),
              ("1.96", "1.645", "wanted"), ("return max(0., middle - half), min(1., middle + half)", "return min(1., middle + half), max(0., middle - half)", "swapped"),

@@ -67,6 +67,11 @@ def test_every_placement_computes_the_same_forward_pass(real):
     assert all(x == losses[0] for x in losses)
 
 
+def test_names_do_not_give_the_placements_away():
+    text = lab.show()
+    assert all(f"def placement_{letter.lower()}(" in text for letter in lab.PLACEMENTS) and not any(f.__name__ in text for f in lab.PLACEMENTS.values())
+
+
 def test_score_and_brier(facts):
     perfect = lab.scored(answered(facts, sure=100), facts)
     assert perfect["right"] == perfect["of"] == 42 and perfect["brier"] == 0 and perfect["wrong"] == []

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nano_ki import flow, optim, vit
+from nano_ki import flow, language, optim, vit
 from nano_ki.decoder import prefix_mask
 from nano_ki.expert import draw_mask
 from nano_ki.language import END, FIRST_FAST, PAD
@@ -29,14 +29,17 @@ def test_noise_levels_lean_to_noise():
 def test_euler_is_exact_on_a_constant_field():
     action, noise = torch.randn(2, 5, 1, 16, 3).unbind(0)
     for steps in (1, 5, 10):
-        out = flow.euler(lambda x, t: flow.target(action, noise), noise, steps)
+        out = flow.euler(lambda x, t: flow.target(action, noise), noise, flow.times(steps))
         torch.testing.assert_close(out, action, atol=1e-5, rtol=1e-5)
 
 
 def test_euler_asks_at_the_times_that_training_samples():
     asked = []
-    flow.euler(lambda x, t: asked.append(t[0, 0].item()) or torch.zeros_like(x), torch.zeros(2, 1, 16, 3), 5)
+    flow.euler(lambda x, t: asked.append(t[0, 0].item()) or torch.zeros_like(x), torch.zeros(2, 1, 16, 3), torch.linspace(0, 1, 6))
     assert asked == pytest.approx([0, .2, .4, .6, .8])
+    for steps in (1, 2, 3, 10):              # each step is shorter than the one before, by as much
+        long = flow.times(steps).diff()
+        assert flow.times(steps)[[0, -1]].tolist() == [0, 1] and torch.allclose(long / long[-1], torch.arange(steps, 0, -1.))
 
 
 def test_time_of_the_wrong_shape_is_refused():
@@ -51,9 +54,9 @@ def test_target_and_sampler_agree():
 
     def field(x, t):                       # E[action - noise | x_t] for a single action
         return (action - x) / (1 - t[..., None, None])
-    out = flow.euler(field, torch.randn(4, 1, 16, 3), 10)
+    out = flow.euler(field, torch.randn(4, 1, 16, 3), flow.times(10))
     torch.testing.assert_close(out, action.expand_as(out), atol=1e-4, rtol=1e-4)
-    assert (flow.euler(lambda x, t: -field(x, t), torch.randn(4, 1, 16, 3), 10) - action).abs().mean() > .5
+    assert (flow.euler(lambda x, t: -field(x, t), torch.randn(4, 1, 16, 3), flow.times(10)) - action).abs().mean() > .5
 
 
 # -- masks --------------------------------------------------------------------------------------------
@@ -249,6 +252,25 @@ def test_many_draws_in_one_pass_equal_separate_passes(model, batch):
                                    atol=1e-5, rtol=1e-5)
 
 
+def test_half_of_the_samples_go_by_the_subtask(model, batch):
+    """Their expert is told the goal, where the finger is and where to land. It neither sees the picture nor hears which object."""
+    def loss(tokens=(), samples=()):
+        noise = torch.Generator().manual_seed(1)
+        memory = [(k.clone(), v.clone()) for k, v in model.losses(batch, torch.Generator().manual_seed(0))["memory"]]
+        for kv in memory:
+            for x in kv:
+                for token in tokens:
+                    x[samples, :, token] += 3
+        return model.flow_loss(batch, memory, noise).item()
+    half, rest = list(range(4)), list(range(4, 8))
+    hidden, told = [*range(36), 36 + language.VERB, 36 + language.SHAPE, 36 + language.COLOUR], [36 + language.GOAL, 36 + language.X, 36 + language.Y, 36 + language.HEIGHT, 43, 44]
+    assert sorted(hidden + told) == list(range(45)) and len(batch.chunk) == 8
+    assert loss(hidden, half) == loss() and all(loss([token], rest) != loss() for token in hidden)
+    assert all(loss([token], samples) != loss() for token in told for samples in (half, rest))
+    model.said = 0                                                      # (nothing is hidden from who has no subtask)
+    assert loss(hidden, half) != loss()
+
+
 def test_acting_is_the_training_velocity_integrated(model, batch):
     got = model.act(batch.image, batch.prompt, torch.Generator().manual_seed(3), steps=4)
     x = torch.randn(12, 1, 16, 3, generator=torch.Generator().manual_seed(3))
@@ -256,8 +278,8 @@ def test_acting_is_the_training_velocity_integrated(model, batch):
     _, memory = model.vlm(model.vlm.prefix(batch.image, batch.prompt), words, keep=2)
     assert memory[0][0].shape[2] == 36 + 7 + 2
     with torch.no_grad():
-        for i in range(4):
-            x = x + model.expert(x, torch.full((12, 1), i / 4), memory) / 4
+        for t, step in ((0, .4), (.4, .3), (.7, .2), (.9, .1)):
+            x = x + model.expert(x, torch.full((12, 1), t), memory) * step
     torch.testing.assert_close(got, x[:, 0], atol=1e-5, rtol=1e-5)
 
 
@@ -297,8 +319,8 @@ def test_one_batch_is_learned_by_heart(tiny, data):
         for o in groups:
             o.step()
     assert out["ce"] < .05
-    chunk = model.act(batch.image[:8], batch.prompt[:8], noise)
-    assert (chunk - batch.chunk).abs().mean() < .08
+    chunk = model.act(batch.image[:8], batch.prompt[:8], noise)[4:]              # (of the first half the expert never saw the picture)
+    assert (chunk - batch.chunk[4:]).abs().mean() < .08
 
 
 def test_muon_is_pytorchs_muon():

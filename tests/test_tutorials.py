@@ -1,6 +1,8 @@
 """No page can rot: each runs as it says, quotes what stands in the code, and leads on to the next."""
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, command
@@ -12,8 +14,23 @@ PAGES = run.pages()
 
 @pytest.mark.parametrize("number", sorted(PAGES))
 def test_a_page_does_what_it_says(number):
-    done = command("tutorials.run", number)
+    done = command("tutorials.run", number, "--yes")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+def test_a_page_stops_until_one_has_predicted(tmp_path, monkeypatch):
+    path, told, given = tmp_path / "page.md", [], iter(["both", ""])
+    path.write_text("Some words.\n\n**Predict**: which of\n`a` and `b`?\n\n```python\nprint(1)\n```\n\n**Predict** again.\n\n```python\nprint(2)\n```\n")
+
+    def ask(text):
+        told.append(text.strip())
+        return next(given)
+    assert run.run(path, told.append, ask) == [] and told == [
+        "Predict: which of a and b?\n>", "    (you said: both)", "    1", "Predict again.\n>", "    (you said: nothing)", "    2"]
+    assert all(run.questions(page.read_text()) for page in PAGES.values())
+    done = command("tutorials.run", "4", text="it goes backwards\n")
+    assert done.returncode == 0 and "you said: it goes backwards" in done.stdout and "more answers" not in done.stdout, done.stderr
+    assert "with --yes" in command("tutorials.run", "4").stderr
 
 
 def test_every_page_has_its_parts():
@@ -25,14 +42,14 @@ def test_every_page_has_its_parts():
             assert part in text, (number, part)
         if number != "11":
             assert f"{int(number) + 1:02d}_" in text.split("*Next:*")[1], number
-        assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 170, number
+        assert max(len(line) for line in text.splitlines() if not line.startswith("|") and "https://" not in line) <= 170, number
 
 
 def test_links_and_exercises_that_pages_name_are_there():
     named = set()
     for path in (*PAGES.values(), ROOT / "tutorials" / "TEACHING.md"):
         for link in re.findall(r"\]\(([^)#\s]+)\)", " ".join(path.read_text().split())):
-            assert link.startswith("https://arxiv.org/") or (path.parent / link).exists(), (path.name, link)
+            assert link.startswith(("https://arxiv.org/", "https://github.com/")) or (path.parent / link).exists(), (path.name, link)
         named |= set(re.findall(r"`(?:python -m tutorials\.check )?(\d\d\.\d)`", path.read_text()))
     assert named == set(check.CHECKS)
 
@@ -68,8 +85,11 @@ def test_a_page_as_a_notebook(tmp_path):
     book = run.notebook(PAGES["04"])
     assert book["nbformat"] == 4 and {c["cell_type"] for c in book["cells"]} == {"markdown", "code"}
     code = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
-    assert code == [b.strip("\n") for language, options, b, _ in run.blocks(PAGES["04"].read_text()) if language == "python" and not options]
+    assert code.pop(0) == run.FIRST_CELL and code == [b.strip("\n") for language, options, b, _ in run.blocks(PAGES["04"].read_text()) if language == "python" and not options]
     out = tmp_path / "page.ipynb"
     assert command("tutorials.run", "04", "--notebook", out).returncode == 0
     assert json.loads(out.read_text()) == book
     assert not list(ROOT.glob("tutorials/*.ipynb"))
+    source = "\n".join("".join(c["source"]) + "\n" for c in book["cells"] if c["cell_type"] == "code")
+    done = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)                 # (from a folder of its own)
+    assert done.returncode == 0 and "with +v: 1.0" in done.stdout, done.stderr

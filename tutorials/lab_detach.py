@@ -228,7 +228,7 @@ def show():
     """The seven placements, as code."""
     out = []
     for letter, function in PLACEMENTS.items():
-        head, doc, body = inspect.getsource(function).split("\n", 2)
+        head, doc, body = inspect.getsource(function).replace(function.__name__, f"placement_{letter.lower()}", 1).split("\n", 2)       # (names say too much)
         out.append(f"{letter}. {doc.strip().strip(chr(34))}\n\n{textwrap.indent(head + chr(10) + body.rstrip(), '    ')}\n")
     return "\n".join(out)
 

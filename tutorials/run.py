@@ -1,6 +1,7 @@
 """Runs a tutorial page: its Python blocks in order, in one fresh namespace, and checks what it says.
 
-    python -m tutorials.run 04                        # run page 04 and check it
+    python -m tutorials.run 04                        # page 04: it stops at each **Predict** until you have answered
+    python -m tutorials.run 04 --yes                  # without stopping
     python -m tutorials.run 04 --notebook page.ipynb  # the page as a notebook
     python -m tutorials.run --all
 
@@ -23,6 +24,7 @@ from nano_ki import program
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.M | re.S)
+PREDICT = re.compile(r"^\*\*Predict.*?(?=\n\n)", re.M | re.S)
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 CLOSE = .02                     # numbers may differ by this share
 
@@ -74,10 +76,27 @@ def execute(code, namespace, name, line):
     return printed.getvalue()
 
 
-def run(path, say=print):
-    """Execute and check a page. Returns the list of what is wrong with it; empty if nothing is."""
-    wrong, namespace, printed = [], {"__name__": "page"}, ""
-    for language, options, code, line in blocks(path.read_text()):
+def questions(text):
+    """[(paragraph, line)] of what a page asks its reader to predict."""
+    return [(" ".join(m[0].split()).replace("**", "").replace("`", ""), text[:m.start()].count("\n") + 1) for m in PREDICT.finditer(text)]
+
+
+def answer(text):
+    try:
+        return input(text)
+    except EOFError:
+        raise ValueError("the answers end here; with --yes a page does not stop for them") from None
+
+
+def run(path, say=print, ask=None):
+    """Execute and check a page. Returns the list of what is wrong with it; empty if nothing is. ask(text): stops at each question
+    that comes before a block, until it is answered (None: does not stop)."""
+    wrong, namespace, printed, text = [], {"__name__": "page"}, "", path.read_text()
+    asked = questions(text) if ask else []
+    for language, options, code, line in blocks(text):
+        while asked and asked[0][1] < line:
+            said = ask(f"\n{textwrap.fill(asked.pop(0)[0], 100)}\n> ")
+            say(f"    (you said: {said.strip() or 'nothing'})")
         where = f"{path.name}:{line}"
         if language == "python" and options.startswith("quote="):
             source = ROOT / options.removeprefix("quote=")
@@ -97,14 +116,21 @@ def run(path, say=print):
     return wrong
 
 
+FIRST_CELL = f"""import os, sys
+os.chdir({str(ROOT)!r})          # the project; change this if it lies elsewhere
+sys.path.insert(0, os.getcwd())"""
+
+
 def notebook(path):
-    """The page as a Jupyter notebook, as a dict: text and code cells; printed text blocks are left out."""
+    """The page as a Jupyter notebook, as a dict: a cell that finds the project, then text and code cells. Printed text blocks are
+    left out."""
     text, cells, at = path.read_text(), [], 0
 
     def add(kind, source):
         if source.strip():
             cell = {"cell_type": kind, "metadata": {}, "source": source.strip("\n").splitlines(True)}
             cells.append({**cell, "execution_count": None, "outputs": []} if kind == "code" else cell)
+    add("code", FIRST_CELL)
     for m in BLOCK.finditer(text):
         runs = m[1] == "python" and not m[2].strip()
         if runs or m[1] == "text":
@@ -120,6 +146,7 @@ def main():
     parser = program.parser(__doc__)
     parser.add_argument("pages", nargs="*", help="page numbers, such as 04")
     parser.add_argument("--all", action="store_true", help="all pages")
+    parser.add_argument("--yes", action="store_true", help="do not stop at what is to be predicted")
     parser.add_argument("--notebook", help="write the page as a notebook instead")
     args = parser.parse_args()
     known = pages()
@@ -130,13 +157,12 @@ def main():
     if args.notebook:
         program.write_json(args.notebook, notebook(known[chosen[0]]))
         return
-    (HERE / "pictures").mkdir(exist_ok=True)
-    os.chdir(HERE)
+    os.chdir(ROOT)                     # (where a reader pastes the blocks)
     failed = 0
     for number in chosen:
         start = time.perf_counter()
         print(f"{known[number].name}")
-        wrong = run(known[number])
+        wrong = run(known[number], ask=None if args.yes or args.all else answer)
         failed += bool(wrong)
         print("\n".join(wrong) or f"  all as the page says, {time.perf_counter() - start:.0f} s")
     sys.exit(1 if failed else 0)

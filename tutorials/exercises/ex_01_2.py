@@ -5,7 +5,7 @@ bool [n]: True where the sample's episode succeeded.
 
 Hint: why whole episodes? A single stroke of a failed one looks as good as any; the states it comes from lead nowhere.
 
-Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 01.2
+Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 01.2
 """
 import torch  # noqa: F401
 

@@ -1,9 +1,9 @@
 """Exercise 02.1. How many tokens does the VLM read before it answers?
 
-side: of a square picture, in pixels; stride: pixels from one picture token to the next; slots: words of the prompt.
+side: of a square picture, in pixels; stride: pixels from one picture token to the next (it divides side); slots: words of the prompt.
 Returns an int.
 
-Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 02.1
+Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 02.1
 """
 
 

@@ -1,11 +1,11 @@
 """Exercise 04.2. Where the flow is at time t: x_t, a straight line from noise to action.
 
-action, noise: [..., H, A]; t: [...], one time for each chunk. Returns [..., H, A]. A t of the wrong shape must raise
+action, noise: [..., H, A]; t: [...], one time for each chunk. Returns [..., H, A], of their dtype. A t of the wrong shape must raise
 ValueError: it would broadcast over waypoints without a word.
 
 Hint: how many axes does t lack?
 
-Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 04.2
+Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 04.2
 """
 import torch  # noqa: F401
 

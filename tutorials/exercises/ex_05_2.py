@@ -5,7 +5,7 @@ draw, and nothing of the other draws.
 
 Hint: torch.block_diag, or repeat_interleave an identity both ways.
 
-Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 05.2
+Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 05.2
 """
 import torch  # noqa: F401
 

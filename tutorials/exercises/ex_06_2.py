@@ -1,11 +1,11 @@
 """Exercise 06.2. The expert's attention: to the memory and to itself.
 
 q, k, v: [B, N, H, K] of the action tokens (q and k are normalised); memory: (k, v), each [B, N, T, K]. Returns [B, N, H, K]:
-softmax over the T + H keys, with logits q . k * 10 / K.
+softmax over the T + H keys, with logits q . k * 10 / K. Gradients come back to all that is given.
 
 Hint: one softmax over both, not two.
 
-Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 06.2
+Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 06.2
 """
 import torch  # noqa: F401
 

@@ -1,9 +1,9 @@
 """Exercise 08.1. The VLM's loss over real tokens. A bug hunt: find it and mend it.
 
-logits [B, F, V], answer ids [B, F] with `pad` behind the real ones. Returns a scalar: the mean over all real tokens of the
+logits [B, F, V], answer ids [B, F] with the id `pad` behind the real ones. Returns a scalar: the mean over all real tokens of the
 batch, so that it does not depend on how much padding there is.
 
-Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 08.1
+Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 08.1
 """
 import torch.nn.functional as F
 

@@ -5,7 +5,7 @@ difference over `resamples` resamples of the scenes, drawn with a generator of t
 
 Hint: draw scenes, not outcomes: one index for both.
 
-Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 09.2
+Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 09.2
 """
 import torch  # noqa: F401
 

@@ -42,12 +42,14 @@ def sizes(c, vocabulary, columns, dims=3):
     P = (c.image // 8) ** 2                                  # picture tokens
     T = P + language.SLOTS                                   # prefix tokens
     said = language.LANDING * c.subtask                      # words of an answer that the expert reads
+    hidden = c.batch // 2 * c.subtask                        # samples of whose memory the expert reads goal, finger and subtask alone
     pairs = round(c.two_pages * c.vlm_samples)               # questions about two pages, answered by REPLY tokens
     return {"D": c.vlm_width, "E": c.expert_width, "V": vocabulary, "A": PATCH * dims, "P": P, "T": T,
             "L": T + (columns - 1 if c.cross_entropy else said), "F": columns if c.cross_entropy else 1 + said, "M": T + said,
             "L2": PAGES * T + REPLY - 1, "pairs": pairs, "samples": c.batch + c.vlm_samples - pairs, "robots": c.batch,
             "n": c.flow_draws * c.rate * world.STEPS // PATCH,     # action tokens of a sample, all draws
-            "R": c.flow_draws, "U": c.updates}
+            "R": c.flow_draws, "U": c.updates,
+            "read": T + said - hidden / c.batch * (T - 4)}                     # of it, by the expert: the mean over samples
 
 
 def step_flops(c, data):
@@ -79,11 +81,11 @@ def flops(c, vocabulary, columns):
     if not c.vlm_learns:
         backward = 0
     # The draws are dealt out to U updates, and those of one update are in one product, masked.
-    layer = 2 * n * (4 * E * D + 8 * E * E) + 2 * s["R"] * 6 * E * E + 4 * n * (M + n // s["U"]) * D
+    layer = 2 * n * (4 * E * D + 8 * E * E) + 2 * s["R"] * 6 * E * E + 4 * n * (s["read"] + n // s["U"]) * D
     inner = c.depth * layer + 2 * n * E * s["A"] + 2 * s["R"] * E * E
     outer = 2 * n * s["A"] * E + 2 * s["R"] * 32 * E                 # first maps: their inputs need no gradient
     expert = s["robots"] * (3 * inner + 2 * outer) if c.flow_loss else 0
-    return forward + backward + expert
+    return forward + backward + round(expert)
 
 
 def parameters(c, vocabulary, longest, dims=3):
@@ -107,7 +109,7 @@ def activation_bytes(c, vocabulary, columns):
     """What the forward pass keeps for the backward pass of one shard, in bytes, counted per token and layer:
     the inputs of each product, normalisation and activation. Rough by design: within 15 % (tested)."""
     s = sizes(c, vocabulary, columns)
-    D, E, L, P, M, n = (s[k] for k in "DELPMn")
+    D, E, L, P, n = (s[k] for k in "DELPn")
     # The norm of x; q, k before and after their norms, v; attention out; a norm; MLP after relu, squared.
     # An expert layer has its scales and gates besides, and a copy of the memory that it reads. Only the draws of one
     # update are there at a time. Each layer's q, k and v are joined to one matrix.
@@ -117,7 +119,7 @@ def activation_bytes(c, vocabulary, columns):
     answers = s["samples"] * s["F"] + s["pairs"] * REPLY
     vlm = tokens * block + answers * (s["V"] + 2 * D) + (c.vit_depth + c.depth) * 3 * D * D
     pixels = pictures * (4 * P * FEATURES * 2 + 192 * P)
-    layer = (n * (14 * E + 6 * D) + s["R"] * 9 * E) // s["U"] + 2 * M * D
+    layer = (n * (14 * E + 6 * D) + s["R"] * 9 * E) // s["U"] + 2 * s["read"] * D
     expert = c.depth * (s["robots"] * layer + 3 * D * E) if c.flow_loss else 0
     return 4 * ((vlm + pixels) * c.vlm_learns + expert)
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ import numpy as np
 from nano_ki import checkpoint, program
 from nano_ki import config as configuration
 from nano_ki.config import Config
-from nano_ki.evaluate import wilson
 from nano_ki.program import ROOT
 from tutorials.studies import report
 
@@ -62,7 +62,7 @@ CHILDREN = []                                  # all processes that were started
 QUICK = ("ki", "pi0", "frozen")                # for --quick, with
 QUICK_STEPS = 800                              # a quarter of an hour on two slow cores
 GRID = (.003, .01)                             # VLM rates (Muon and AdamW alike) of --search
-SAME_RATE = dict.fromkeys(("reference", "joint", "ki_no_subtask", "two_stage", "two_stage_joint"), "ki")      # they are ki, with one thing changed
+SAME_RATE = dict.fromkeys(("reference", "joint", "ki_no_subtask", "ki_no_vlm", "joint_no_vlm", "ki_no_fast", "pi0_vlm", "binned", "two_stage", "two_stage_joint"), "ki")    # ki, with something changed
 TIE = .02                                      # of mean success in a search: twice its standard error, about
 SEARCH_SEED = 100                              # of its demonstrations; its scenes are not the test's either
 CHECK_EVERY = 100                              # steps between points of a curve
@@ -198,24 +198,31 @@ def scenes(line, key, name):
     return np.unpackbits(np.frombuffer(bytes.fromhex(r["scenes"]), np.uint8))[:r["n"]].astype(bool)
 
 
-def pooled(lines, key, name):
-    """One rate over all scenes of all seeds, with its 95 % Wilson interval."""
-    hits = np.concatenate([scenes(m, key, name) for m in lines])
-    return wilson(int(hits.sum()), len(hits))
+def outcomes(lines, key, names):
+    """The outcomes of all seeds in one test set or several, one behind the other: [seeds, scenes]."""
+    return np.stack([np.concatenate([scenes(m, key, name) for name in np.atleast_1d(names)]) for m in lines]).astype(float)
 
 
-def difference(ours, theirs, key, name, resamples=2000):
-    """(difference of rates, low, high): 95 % bootstrap over seeds and over scenes, both paired. None if the two
-    have no seed in common."""
+@cache
+def drawn_again(n, resamples, seed):
+    """How often each of n is drawn, in `resamples` samples of n."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
+
+
+def resampled(values, resamples=2000):
+    """(mean, low, high) of [seeds, scenes]: 95 % bootstrap over seeds and over scenes."""
+    seeds, scenes = (drawn_again(n, resamples, axis) for axis, n in enumerate(values.shape))
+    means = ((seeds @ values) * scenes).sum(1) / values.size
+    return float(values.mean()), *(float(q) for q in np.percentile(means, (2.5, 97.5)))
+
+
+def difference(ours, theirs, key, names, resamples=2000):
+    """`resampled` differences, paired by seed and by scene. None if the two have no seed in common."""
     both = sorted({m["seed"] for m in ours} & {m["seed"] for m in theirs})
     if not both:
         return None
-    a, b = (np.stack([next(scenes(m, key, name) for m in lines if m["seed"] == s) for s in both]).astype(float)
-            for lines in (ours, theirs))
-    d, rng = a - b, np.random.default_rng(0)
-    means = [d[rng.integers(len(d), size=len(d))][:, rng.integers(d.shape[1], size=d.shape[1])].mean()
-             for _ in range(resamples)]
-    return float(d.mean()), *(float(q) for q in np.percentile(means, (2.5, 97.5)))
+    a, b = (outcomes([next(m for m in lines if m["seed"] == s) for s in both], key, names) for lines in (ours, theirs))
+    return resampled(a - b, resamples)
 
 
 def config_of(line):

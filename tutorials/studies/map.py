@@ -1,105 +1,206 @@
 """The map: when does the stop-gradient pay? Runs with the detach against runs without it, all else equal.
 
-Each row says what a practitioner sees, success on the kinds that are shown, and what stays unseen: the kinds that the
-VLM knew before, new ones, and its answers. From post.jsonl (post-training a generalist on three kinds):
+Two bases: post-training a generalist (flow alone, three kinds, no subtask), and joint training from the VLM. Each row changes
+something of its base. It says what a practitioner sees, success on the kinds that are shown, and what stays unseen: the kinds
+that the VLM knew before, new ones, and its answers.
 
-    python -m tutorials.studies.compare --arms post post_through --results tutorials/results/post.jsonl
-    python -m tutorials.studies.compare --arms post_through --sweep vlm_rate=.001,.003 --results tutorials/results/post.jsonl
-    python -m tutorials.studies.map          # the table; writes tutorials/results/map.png
+    python -m tutorials.studies.map          # the tables; writes map.png and dial.png of tutorials/results
 
-Read next: claims.py
+The runs are lines of post.jsonl and arms.jsonl (claims.FILES has the commands).          Read next: claims.py
 """
 from dataclasses import replace
 
 import numpy as np
+from PIL import Image, ImageDraw
 
-from nano_ki import draw, program
+from nano_ki import draw, program, world
+from tutorials.studies import compare
 from tutorials.studies.compare import RESULTS, book, config_of, difference, first_at, lines_of, table
 
-WITH, WITHOUT = "post", "post_through"
-SIDES = {           # what is compared: (key in a line, test set); first what a practitioner sees
-    "shown": ("success", "shown"), "twelve kinds": ("success", "seen"), "new colour": ("success", "new_colour"), "new both": ("success", "new_both"),
-    "right puck, new colour": ("right_puck", "new_colour"), "right puck, new both": ("right_puck", "new_both"),
+SIDES = {           # what is compared: (key in a line, test sets); first what a practitioner sees
+    "shown kinds": ("success", "shown"), "twelve kinds": ("success", "seen"), "new colours": ("success", "new_colour"), "new both": ("success", "new_both"),
+    "right puck, new colours": ("right_puck", "new_colour"), "right puck, new both": ("right_puck", "new_both"),
 }
+DRAWN = ("shown kinds", "twelve kinds", "new colours", "new both")
+WORDS = {           # settings that are turned -> how a row is called
+    "steps": "{:,} steps", "vlm_rate": "VLM rate {:g}", "kinds": "{} kinds shown", "vlm_samples": "{} questions", "fast_loss": ("no FAST", "FAST"),
+    "alpha": "alpha {:g}", "subtask": ("no subtask", "subtask"), "tokens": "{} tokens", "start": "from a generalist",
+}
+WAYS = {"post_tenth": "a tenth of the gradient", "post_late": "stopped for half of the steps", "post_held": "features held to a copy's"}
 
 
 def pairs(lines):
-    """[(the Config of the runs without the detach, runs with it, runs without it)] of the same seeds, by length and rate. With the
-    detach the VLM's rate changes nothing, so that all rates share these runs."""
+    """[((the Config of the runs without the detach, how they let the gradient through), runs with it, runs without it)] of the
+    same seeds. Where nothing else teaches the VLM, its rate changes nothing with the detach, so that all rates share these runs."""
     groups, out = {}, []
     for m in lines:
-        if m["arm"] in (WITH, WITHOUT):
-            groups.setdefault(replace(config_of(m), seed=0), {})[m["seed"]] = m
-    for c, theirs in sorted(groups.items(), key=lambda g: (g[0].steps, not g[0].subtask, g[0].vlm_rate)):
-        ours = next((mine for d, mine in groups.items() if d == replace(c, insulate=True, vlm_rate=d.vlm_rate, vlm_adam=d.vlm_adam)), {})
-        if not c.insulate and (both := sorted(ours.keys() & theirs.keys())):
-            out.append((c, [ours[seed] for seed in both], [theirs[seed] for seed in both]))
+        if m["arm"] not in compare.PROGRAMS or m["arm"] in WAYS:
+            same = replace(config_of(m), recipe="ki", seed=0, check_every=0)
+            groups.setdefault((same, WAYS.get(m["arm"], "")), {})[m["seed"]] = m
+    for (c, way), theirs in groups.items():
+        if not c.insulate:
+            d = replace(c, insulate=True)
+            ours = next((mine for (e, other), mine in groups.items() if not other and
+                         e == (d if d.vlm_learns else replace(d, vlm_rate=e.vlm_rate, vlm_adam=e.vlm_adam))), {})
+            if both := sorted(ours.keys() & theirs.keys()):
+                out.append(((c, way), [ours[seed] for seed in both], [theirs[seed] for seed in both]))
     return out
+
+
+def bases(lines):
+    """[(what is done, the Config that its rows change, its lines)]."""
+    out = []
+    for name, arm, flags, mine in (("post-training", "post_through", ["--no-subtask"], True), ("joint training", "joint", [], False)):
+        base = replace(config_of({"arm": arm, "flags": flags}), recipe="ki", check_every=0)
+        out.append((name, base, [m for m in lines if m["arm"].startswith("post") == mine]))
+    return out
+
+
+def told(c, way, base):
+    """What a row changes of its base, in words."""
+    changed = [(words, getattr(c, name)) for name, words in WORDS.items() if getattr(c, name) != getattr(base, name)]
+    said = [words[value] if isinstance(words, tuple) else words.format(len(world.KINDS[value]) if value in world.KINDS else value)
+            for words, value in changed]
+    return ", ".join([way] * bool(way) + said) or "as it is"
+
+
+def rows_of(lines, base):
+    """[(what is changed, Config, runs with the detach, runs without it)] of one base, what changes least first."""
+    found = [(told(c, way, base), c, ours, theirs) for (c, way), ours, theirs in pairs(lines)]
+    order = list(WORDS)
+
+    def place(row):
+        name, c = row[:2]
+        changed = [order.index(k) for k in order if getattr(c, k) != getattr(base, k)]
+        return any(name.startswith(way) for way in WAYS.values()), len(changed) > 1, changed, c.steps, c.vlm_rate, len(world.KINDS[c.kinds]), c.alpha
+    return sorted(found, key=place)
+
+
+def at(line, side):
+    """(key, test set) of a side in this line: where all demonstrations are of the kinds of "seen", that is what was shown."""
+    key, name = SIDES[side]
+    return key, "seen" if name == "shown" and "shown" not in line["success"] else name
 
 
 def apart(ours, theirs, side):
     """(difference, low, high), 95 % bootstrap over seeds and scenes."""
-    return difference(ours, theirs, *SIDES[side])
+    return difference(ours, theirs, *at(ours[0], side))
 
 
 def rate_of(lines, side):
-    key, name = SIDES[side]
+    key, name = at(lines[0], side)
     return float(np.mean([m[key][name]["rate"] for m in lines]))
 
 
 def seconds_to(lines, level=.8):
-    """Seconds of training until the mean success on the twelve kinds reaches `level`."""
+    """Seconds of training until the mean success on the twelve kinds reaches `level`; "" where nobody looked on the way."""
     points = []
     for k in range(min(len(m["checks"]) for m in lines) + 1):
         at = [m["checks"][k] if k < len(m["checks"]) else {"seconds": m["train_seconds"], "success": m["success"]} for m in lines]
         points.append((np.mean([c["seconds"] for c in at]), np.mean([c["success"]["seen"]["rate"] for c in at])))
     there = first_at(points, level)
-    return "never" if there is None else f"{there:.0f}"
+    return "" if len(points) < 2 else "never" if there is None else f"{there:.0f}"
 
 
 def answers(lines):
     """The mean of what is answered about the book after training."""
-    return np.mean([book(m["vqa_after"]) for m in lines])
+    return float(np.mean([book(m["vqa_after"]) for m in lines]))
 
 
 def tables(lines, brief=False):
-    """Markdown: with / without the detach, for each setting of post-training; and the differences, unless brief."""
+    """Markdown: with / without the detach, for each row of each base; and the differences, unless brief."""
     def cell(ours, theirs, side):
         middle, low, high = apart(ours, theirs, side)
         return f"{rate_of(ours, side):.2f} / {rate_of(theirs, side):.2f}" + f": {middle:+.2f} [{low:+.2f}, {high:+.2f}]" * (not brief)
-    sides = [side for side in SIDES if not (brief and side.startswith("right puck"))]
-    head = ["steps, VLM rate", "seeds", *sides, "answers, book", "samples a second", "seconds to .8 on the twelve kinds"]
-    rows = []
-    for at, ours, theirs in pairs(lines):
-        pace = [f"{np.mean([m['samples_a_second'] for m in ours]):.0f} / {np.mean([m['samples_a_second'] for m in theirs]):.0f}",
-                f"{seconds_to(ours)} / {seconds_to(theirs)}"]
-        rows.append([f"{at.steps:,}, {at.vlm_rate:g}" + ", no subtask" * (not at.subtask), len(theirs), *(cell(ours, theirs, side) for side in sides),
-                     f"{answers(ours):.2f} / {answers(theirs):.2f}", *([] if brief else pace)])
-    return table(head[:-2] if brief else head, rows)
+    out = []
+    for name, base, mine in bases(lines):
+        rows = []
+        for label, _, ours, theirs in rows_of(mine, base):
+            pace = [f"{np.mean([m['samples_a_second'] for m in ours]):.0f} / {np.mean([m['samples_a_second'] for m in theirs]):.0f}",
+                    " / ".join(map(seconds_to, (ours, theirs))).strip(" /")]
+            rows.append([label, len(theirs), *(cell(ours, theirs, side) for side in (DRAWN if brief else SIDES)),
+                         f"{answers(ours):.2f} / {answers(theirs):.2f}", *([] if brief else pace)])
+        if rows:
+            heads = [f"{name}: what is changed", "seeds", *(DRAWN if brief else SIDES), "answers, book", "samples a second", "seconds to .8 on the twelve kinds"]
+            out.append(table(heads[:-2] if brief else heads, rows))
+    return "\n\n".join(out)
 
 
 def plot(lines, path=RESULTS / "map.png"):
-    """One chart for each length: what the detach gains, against the VLM's rate."""
+    """Each row's differences, with minus without the detach, and their intervals."""
+    rows = []
+    for name, base, mine in bases(lines):
+        found = rows_of(mine, base)
+        rows += [(name, None)] * bool(found) + [
+            (f"{label} ({len(theirs)})", [*(apart(ours, theirs, side) for side in DRAWN), (answers(ours) - answers(theirs),) * 3])
+            for label, _, ours, theirs in found]
+    if rows:
+        draw.save(forest(rows, (*DRAWN, "answers, book")), path)
+
+
+def forest(rows, heads, low=-.45, high=.95):
+    """rows: [(label, None: a headline, or (middle, low, high) for each column)] -> a picture: one row each, a column for each head."""
+    left, wide, tall, font = 290, 150, 24, draw.font_of(13)
+    sheet = Image.new("RGB", (left + (wide + 16) * len(heads), tall * (len(rows) + 2) + 8), draw.PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for k, head in enumerate(heads):
+        x0 = left + k * (wide + 16)
+
+        def place(value, x0=x0):
+            return x0 + (np.clip(value, low, high) - low) / (high - low) * wide
+        pen.text((place(0), 4), head, draw.INK, font)
+        for value in (0, .4, .8):
+            pen.line((place(value), tall, place(value), sheet.height - tall), draw.GREY if value == 0 else (225, 225, 225))
+            pen.text((place(value), sheet.height - 18), f"{value:+.1f}" if value else "0", draw.GREY, font, "ma")
+        for i, (label, values) in enumerate(rows):
+            y = tall * (i + 1) + 14
+            if k == 0:
+                pen.text((8 + 12 * (values is not None), y), label, draw.INK, font, "lm")
+            if values:
+                middle, *ends = values[k]
+                colour = draw.LINES[1 if k == 0 else 0]
+                pen.line((place(ends[0]), y, place(ends[1]), y), colour, 2)
+                pen.ellipse((place(middle) - 4, y - 4, place(middle) + 4, y + 4), colour)
+    return sheet
+
+
+def dial(lines):
+    """Post-training: {steps: [(VLM rate, runs with the detach, runs without it)]}, where more rates than one were tried. Without
+    the detach the VLM's rate is a dial; with it there is nothing to turn."""
+    _, base, mine = bases(lines)[0]
+    out = {}
+    for _, c, ours, theirs in rows_of(mine, base):
+        if replace(c, steps=base.steps, vlm_rate=base.vlm_rate, vlm_adam=base.vlm_adam) == base:
+            out.setdefault(c.steps, []).append((c.vlm_rate, ours, theirs))
+    return {steps: sorted(runs, key=lambda r: r[0]) for steps, runs in sorted(out.items()) if len(runs) > 1}
+
+
+def plot_dial(lines, path=RESULTS / "dial.png"):
     charts = {}
-    for at, ours, theirs in pairs(lines):
-        title = f"with minus without the detach, against the VLM rate; {at.steps:,} steps{', no subtask' * (not at.subtask)}"
-        chart = charts.setdefault(title, {})
-        for side in ("shown", "twelve kinds", "new colour", "new both"):
-            for values, value in zip(chart.setdefault(f"success, {side}" if side == "shown" else side, ([], [], [], [])), (at.vlm_rate, *apart(ours, theirs, side)), strict=True):
-                values.append(value)
-        xs, ys = chart.setdefault("answers", ([], []))
-        xs.append(at.vlm_rate)
-        ys.append(answers(ours) - answers(theirs))
-    charts = {title: chart for title, chart in charts.items() if len(chart["answers"][0]) > 1}        # (one rate is no curve)
+    for steps, runs in dial(lines).items():
+        chart = charts[f"{steps:,} steps of post-training, against the VLM's rate"] = {}
+        for name, value, k in (("shown kinds", rate_of, 2), ("twelve kinds", rate_of, 2), ("answers, book", lambda mine, _: answers(mine), 2), ("twelve kinds", rate_of, 1)):
+            chart[name + ", detached" * (k == 1)] = [r[0] for r in runs], [value(r[k], name) for r in runs]
     if charts:
         draw.curves(charts, path, 640, 400, 2, log=True)
 
 
+def dial_table(lines):
+    """The rate that success on the shown kinds picks, the one that forgets least, and the detach."""
+    rows = []
+    for steps, tried in dial(lines).items():
+        picked, kept = (max(tried, key=key) for key in (lambda r: rate_of(r[2], "shown kinds"), lambda r: answers(r[2])))
+        for how, (rate, _, runs) in (("picked by the shown kinds", picked), ("keeps most answers", kept), ("none: with the detach", ("-", [], picked[1]))):
+            rows.append([f"{steps:,}", how, rate, len(runs), *(f"{rate_of(runs, side):.2f}" for side in DRAWN), f"{answers(runs):.2f}"])
+    return table(["steps", "the VLM's rate", "", "seeds", *DRAWN, "answers, book"], rows)
+
+
 def main():
     program.parser(__doc__).parse_args()
-    lines = lines_of(RESULTS / "post.jsonl")
+    lines = [*lines_of(RESULTS / "post.jsonl"), *lines_of(RESULTS / "arms.jsonl")]
     plot(lines)
-    print(tables(lines))
+    plot_dial(lines)
+    print(tables(lines), dial_table(lines), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def thoughts(model, tables, generator):
         def velocity(x, t):
             paths.append(x[:, 0])
             return model.expert(x, t, memory)
-        paths.append(flow.euler(velocity, noise, model.config.euler_steps)[:, 0])
+        paths.append(flow.euler(velocity, noise, flow.times(model.config.euler_steps))[:, 0])
         looks = attention(model, paths[-2][:, None], memory)
     spoken = model.fast.restore(model.act_tokens(image, prompt).numpy()) if model.config.fast_loss else None
     paths = [model.fast.restore(x.numpy()) for x in paths]
@@ -63,7 +63,7 @@ def attention(model, x, memory):
         q, own, _ = queries_keys_values((norm(x) * scale + shift).flatten(1, 2), block.q, block.k, block.v)
         looks.append((q @ torch.cat((keys, own), 2).mT * 10 / HEAD).softmax(-1))
     hooks = [block.register_forward_pre_hook(look) for block in model.expert.blocks]
-    model.expert(x, torch.full(x.shape[:2], 1 - 1 / model.config.euler_steps), memory)
+    model.expert(x, flow.times(model.config.euler_steps)[-2].expand(x.shape[:2]), memory)
     for hook in hooks:
         hook.remove()
     patches = (model.config.image // 8) ** 2
