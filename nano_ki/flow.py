@@ -22,8 +22,8 @@ def sample_time(*shape, generator=None, device=None):
 def path(action, noise, t):
     """x_t. action, noise [..., H, A]; t [...]: one time per chunk, which is spread over H and A here."""
     if t.shape != action.shape[:-2]:
-        raise ValueError(f"times have shape {tuple(t.shape)} for actions {tuple(action.shape)}; wanted "
-                         f"{tuple(action.shape[:-2])}: a [B] time would silently broadcast over steps")
+        raise ValueError(f"times have shape {tuple(t.shape)} for actions {tuple(action.shape)}; wanted one for each chunk, "
+                         f"{tuple(action.shape[:-2])}: others would silently broadcast over the wrong axis")
     t = t[..., None, None]
     return (1 - t) * noise + t * action
 

@@ -67,6 +67,11 @@ def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     assert f"*Not measured yet:* `{claims.FILES['arms']}`" in claims.page()
 
 
+def test_a_table_names_the_command_that_makes_it(monkeypatch):
+    monkeypatch.setattr(claims, "read", lambda name: [run("ki", 0), run("ki", 1), run("pi0", 0), run("joint", 1), run("joint", 0)])
+    assert claims.source("arms").endswith(f"`{claims.COMPARE} ki joint --seeds 0 1; {claims.COMPARE} pi0 --seeds 0`")
+
+
 def test_steps_to_a_level(monkeypatch):
     assert claims.first_at([(100, .2), (200, .6), (300, .4)], .5) == pytest.approx(175)
     assert claims.first_at([(100, .2)], .5) is None

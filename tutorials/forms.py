@@ -1,6 +1,6 @@
 """Forms of the labs: what one expects is written down, locked once, and read again.
 
-A lock is a hash of the answers. It stands in the form, and in a list of all that was locked on this machine (LOCKS), so that a
+A lock is a hash of the form. It stands in the form, and in a list of all that was locked on this machine (LOCKS), so that a
 form that was unlocked, changed and locked again is refused. Whoever starts a new form says so by its new file.
 """
 import hashlib

@@ -31,19 +31,24 @@ WAYS = {"post_tenth": "a tenth of the gradient", "post_late": "stopped for half 
 
 def pairs(lines):
     """[((the Config of the runs without the detach, how they let the gradient through), runs with it, runs without it)] of the
-    same seeds. Where nothing else teaches the VLM, its rate changes nothing with the detach, so that all rates share these runs."""
-    groups, out = {}, []
+    same seeds."""
+    runs, out = {}, []                   # (Config, way): {seed: line}
     for m in lines:
         if m["arm"] not in compare.PROGRAMS or m["arm"] in WAYS:
-            same = replace(config_of(m), recipe="ki", seed=0, check_every=0)
-            groups.setdefault((same, WAYS.get(m["arm"], "")), {})[m["seed"]] = m
-    for (c, way), theirs in groups.items():
+            c = replace(config_of(m), recipe="ki", seed=0, check_every=0)          # (recipes are but names for settings)
+            runs.setdefault((c, WAYS.get(m["arm"], "")), {})[m["seed"]] = m
+
+    def detached(c):
+        c = replace(c, insulate=True)
+        if c.vlm_learns:
+            return runs.get((c, ""), {})
+        # Nothing teaches the VLM then, and its rate changes nothing: runs without the detach at all rates share those with it.
+        return next((found for (d, way), found in runs.items() if not way and d == replace(c, vlm_rate=d.vlm_rate, vlm_adam=d.vlm_adam)), {})
+    for (c, way), through in runs.items():
         if not c.insulate:
-            d = replace(c, insulate=True)
-            ours = next((mine for (e, other), mine in groups.items() if not other and
-                         e == (d if d.vlm_learns else replace(d, vlm_rate=e.vlm_rate, vlm_adam=e.vlm_adam))), {})
-            if both := sorted(ours.keys() & theirs.keys()):
-                out.append(((c, way), [ours[seed] for seed in both], [theirs[seed] for seed in both]))
+            stopped = detached(c)
+            if both := sorted(stopped.keys() & through.keys()):
+                out.append(((c, way), [stopped[seed] for seed in both], [through[seed] for seed in both]))
     return out
 
 
@@ -96,8 +101,8 @@ def seconds_to(lines, level=.8):
     """Seconds of training until the mean success on the twelve kinds reaches `level`; "" where nobody looked on the way."""
     points = []
     for k in range(min(len(m["checks"]) for m in lines) + 1):
-        at = [m["checks"][k] if k < len(m["checks"]) else {"seconds": m["train_seconds"], "success": m["success"]} for m in lines]
-        points.append((np.mean([c["seconds"] for c in at]), np.mean([c["success"]["seen"]["rate"] for c in at])))
+        found = [m["checks"][k] if k < len(m["checks"]) else {"seconds": m["train_seconds"], "success": m["success"]} for m in lines]
+        points.append((np.mean([c["seconds"] for c in found]), np.mean([c["success"]["seen"]["rate"] for c in found])))
     there = first_at(points, level)
     return "" if len(points) < 2 else "never" if there is None else f"{there:.0f}"
 
@@ -190,9 +195,9 @@ def dial_table(lines):
     rows = []
     for steps, tried in dial(lines).items():
         picked, kept = (max(tried, key=key) for key in (lambda r: rate_of(r[2], "shown kinds"), lambda r: answers(r[2])))
-        for how, (rate, _, runs) in (("picked by the shown kinds", picked), ("keeps most answers", kept), ("none: with the detach", ("-", [], picked[1]))):
+        for how, rate, runs in (("picked by the shown kinds", picked[0], picked[2]), ("keeps most answers", kept[0], kept[2]), ("none: with the detach", "-", picked[1])):
             rows.append([f"{steps:,}", how, rate, len(runs), *(f"{rate_of(runs, side):.2f}" for side in DRAWN), f"{answers(runs):.2f}"])
-    return table(["steps", "the VLM's rate", "", "seeds", *DRAWN, "answers, book"], rows)
+    return table(["steps", "how the VLM's rate is chosen", "rate", "seeds", *DRAWN, "answers, book"], rows)
 
 
 def main():
