@@ -262,7 +262,7 @@ def test_half_of_the_samples_go_by_the_subtask(model, batch):
                 for token in tokens:
                     x[samples, :, token] += 3
         return model.flow_loss(batch, memory, noise).item()
-    half, rest = list(range(4)), list(range(4, 8))
+    half, rest = list(range(1, 8, 2)), list(range(0, 8, 2))
     hidden, told = [*range(36), 36 + language.VERB, 36 + language.SHAPE, 36 + language.COLOUR], [36 + language.GOAL, 36 + language.X, 36 + language.Y, 36 + language.HEIGHT, 43, 44]
     assert sorted(hidden + told) == list(range(45)) and len(batch.chunk) == 8
     assert loss(hidden, half) == loss() and all(loss([token], rest) != loss() for token in hidden)
@@ -319,8 +319,8 @@ def test_one_batch_is_learned_by_heart(tiny, data):
         for o in groups:
             o.step()
     assert out["ce"] < .05
-    chunk = model.act(batch.image[:8], batch.prompt[:8], noise)[4:]              # (of the first half the expert never saw the picture)
-    assert (chunk - batch.chunk[4:]).abs().mean() < .08
+    chunk = model.act(batch.image[:8], batch.prompt[:8], noise)[::2]              # (of the others the expert never saw the picture)
+    assert (chunk - batch.chunk[::2]).abs().mean() < .08
 
 
 def test_muon_is_pytorchs_muon():

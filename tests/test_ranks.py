@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
-from nano_ki import checkpoint, episodes, model, ranks, train
+from nano_ki import checkpoint, episodes, flow, model, ranks, train
 from nano_ki import config as configuration
 from nano_ki.language import FIRST_FAST
 from tutorials.studies import bench
@@ -120,8 +120,8 @@ def test_two_half_batches_are_one_whole_batch(tmp_path, monkeypatch, data):
     parts = [halves.batch(0, shard) for shard in (0, 1)]
     real = [int((b.answer != episodes.PAD).sum()) for b in parts]
     assert real[0] != real[1]                                    # else the mean of means would do
-    draws, original = [], model.VLA.draw
-    monkeypatch.setattr(model.VLA, "draw", lambda *args: draws.append(original(*args)) or draws[-1])
+    draws, path, target = [], flow.path, flow.target
+    monkeypatch.setattr(flow, "path", lambda action, noise, t: draws.append((noise, t)) or path(action, noise, t))
     train.train(config, stop=lambda step: True)
     assert len(draws) == 4                                       # two updates of the expert, two halves each
     draws = [[torch.cat(x) for x in zip(*pair, strict=True)] for pair in (draws[:2], draws[2:])]
@@ -137,7 +137,9 @@ def test_two_half_batches_are_one_whole_batch(tmp_path, monkeypatch, data):
                         *(torch.cat([getattr(b, name) for b in parts]) for name in ("chunk", "pages", "words", "reply")))
     assert len(whole.reply) == 2
     monkeypatch.setattr(episodes.Data, "batch", lambda self, step=0, shard=0: whole)
-    monkeypatch.setattr(model.VLA, "draw", lambda *args: draws.pop(0))
+    monkeypatch.setattr(flow, "sample_time", lambda *shape, **kw: draws[0][1])
+    monkeypatch.setattr(flow, "path", lambda action, noise, t: path(action, *draws[0]))
+    monkeypatch.setattr(flow, "target", lambda action, noise: target(action, draws.pop(0)[0]))
     train.train(replace(config, shards=1, out=str(tmp_path / "one")), stop=lambda step: True)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     fresh = train.new_model(replace(config), halves.fast).state_dict()
