@@ -279,6 +279,15 @@ def test_shipped_vlm_answers_less_about_the_robots_table():
     assert min(plain) > .95 and .3 < np.mean(cloth) < .8                     # the premise: it knows much, and not enough
 
 
+def test_a_comparison_can_start_the_ways_between():
+    arms = [arm for arm, program in compare.PROGRAMS.items() if "between" in program]
+    assert len(arms) == len(between.WAYS)
+    for arm in arms:
+        assert between.checked(compare.config_of({"arm": arm, "flags": ["--no-subtask"]})).threads == 1
+    with pytest.raises(ValueError, match="in one go"):
+        between.checked(compare.config_of({"arm": "post_through", "flags": []}))
+
+
 @pytest.mark.parametrize("way", list(between.WAYS))
 def test_ways_between_the_line_and_no_line(way, data, batch):
     """Same forward values as without the line; the VLM's gradient is a share of it, or comes late, or is pulled back."""

@@ -5,7 +5,7 @@
     python -m tutorials.studies.between held --recipe post --no-insulate --threads 1       # features held to a frozen copy's
 
 What to expect of the first: where flow is the VLM's only loss, Muon and AdamW give a step its size whatever the gradient's, so
-that a tenth of it does what all of it does. Not measured yet: python -m tutorials.studies.compare --arms post_tenth post_late post_held.
+that a tenth of it does what all of it does. What came out: the map (tutorials/results, question 9).
 
 Read next: map.py
 """
@@ -59,13 +59,17 @@ class Held(VLA):
 WAYS = {"tenth": Tenth, "late": Late, "held": Held}
 
 
+def checked(config):
+    """config itself. ValueError if these ways cannot train with it: they count calls, and hold a VLM that no checkpoint has."""
+    if config.insulate or config.cross_entropy or config.resume or config.shards > 1 or not config.threads:
+        raise ValueError("these ways want flow alone, in one process and in one go: --recipe post --no-insulate --threads 1")
+    return config
+
+
 def main():
     if len(sys.argv) < 2 or sys.argv[1] not in WAYS:
         raise ValueError(f"say which way first: {', '.join(WAYS)}; then flags of nano_ki.train")
-    config = configuration.parse(sys.argv[2:])
-    if config.insulate or config.cross_entropy or config.resume or config.shards > 1 or not config.threads:
-        raise ValueError("these ways want flow alone, in one process and in one go: --recipe post --no-insulate --threads 1")
-    train.train(config, policy=WAYS[sys.argv[1]], watch=watch)
+    train.train(checked(configuration.parse(sys.argv[2:])), policy=WAYS[sys.argv[1]], watch=watch)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def pairs(lines):
     runs, out = {}, []                   # (Config, way): {seed: line}
     for m in lines:
         if m["arm"] not in compare.PROGRAMS or m["arm"] in WAYS:
-            c = replace(config_of(m), recipe="ki", seed=0, check_every=0)          # (recipes are but names for settings)
+            c = replace(config_of(m), recipe="ki", seed=0, check_every=0, threads=0)          # (recipes are but names for settings)
             runs.setdefault((c, WAYS.get(m["arm"], "")), {})[m["seed"]] = m
 
     def detached(c):
