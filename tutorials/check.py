@@ -113,7 +113,7 @@ def raises(call, kind):
 @exercise("01.1", "min_jerk", world._min_jerk)
 def check_min_jerk(f):
     t = torch.linspace(0, 1, 101, dtype=torch.double)
-    s = tensor(f(t.clone()), t.shape, "the stroke")
+    s = tensor(f(t), t.shape, "the stroke")
     demand(abs(float(s[0])) < 1e-6 and abs(float(s[-1]) - 1) < 1e-6, f"it runs from {float(s[0]):.3g} at t = 0 to {float(s[-1]):.3g} at t = 1; wanted 0 to 1")
     speed = torch.diff(s) * 100
     demand(max(abs(speed[0]), abs(speed[-1])) < .05, "it starts or ends with speed: that jerks (t itself, or a ramp?)")
@@ -132,7 +132,7 @@ def check_keep(f):
             (torch.tensor([0, 0, 1, 2, 2, 2, 5]), torch.tensor([2, 0])), (whole(40, high=9, seed=1), torch.tensor([7, 3, 8])), (whole(40, high=900, seed=4), whole(400, high=900, seed=5)),
             (whole(30, high=6, seed=2), torch.tensor([4, 9, 2, 4])), (torch.tensor([3, 3, 1]), torch.tensor([], dtype=torch.long))]):
         wanted = torch.isin(owner, finished)
-        got = f(owner.clone(), finished.clone())
+        got = f(owner, finished)
         demand(not isinstance(got, torch.Tensor) or got.shape == owner.shape or got.shape != finished.shape, "one answer for each sample, not for each episode")
         like(got, wanted, f"the mask of case {seed}" if len(finished) else "the mask where no episode succeeded", why=f" (owner {owner.tolist()[:8]}, finished "
              f"{finished.tolist()})", mistakes=[("these are the failed ones: upside down", ~wanted), ("only the first finished episode's samples stay: there may be many",
@@ -216,9 +216,9 @@ def check_allowed(f):
 @exercise("04.1", "sample_time", flow.sample_time)
 def check_sample_time(f):
     u = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
-    t = tensor(f(u.clone()), u.shape, "the times")
+    t = tensor(f(u), u.shape, "the times")
     demand(float(t.min()) >= 0 and float(t.max()) <= 1, f"times must lie within 0 to 1; got {float(t.min()):.3g} to {float(t.max()):.3g}")
-    like(f(u.flip(0).clone()), t.flip(0), "the times of u in another order", 1e-6, ": each time must follow from its own u, and from nothing else")
+    like(f(u.flip(0)), t.flip(0), "the times of u in another order", 1e-6, ": each time must follow from its own u, and from nothing else")
     tensor(f(u[:12].view(3, 4).double()), (3, 4), "the times of a float64 u [3, 4]", torch.double)
     level = (1 - t).double()
 

@@ -43,6 +43,7 @@ TOKENS = {"FAST": {}, "FAST, gamma 20": {"gamma": 20.}, "a token a number": {"to
 LEVEL = .8
 DRAWN = ("ki", "joint", "pi0", "frozen")       # arms in the plots; the tables have all
 KINDS = ("where", "colour", "shape", "went")   # of question
+TWO_LOSSES = ("ki", "joint", "binned", "ki_no_vlm", "ki_no_fast", "pi0_vlm")          # arms whose VLM has a loss of its own beside flow
 # What each file of lines is, and the command that makes it.
 COMPARE = "python -m tutorials.studies.compare --arms"
 FILES = {
@@ -107,7 +108,7 @@ def answers(mine, *keys, kinds=KINDS[:3]):
 
 def answered(mine, key):
     """The mean of the first three kinds, and over lines."""
-    return f"{np.mean([book(m[key]) for m in mine]):.2f}"
+    return f"{post.answers(mine, key):.2f}"
 
 
 def names(sets):
@@ -208,7 +209,7 @@ def dial(lines):
 def why(lines):
     """How hard either loss pulls at the VLM, first and last, and whether they agree."""
     rows, charts = [], {"gradient of flow / of cross-entropy, on the VLM": {}, "cosine of the two": {}}
-    for arm, mine in by_arm(lines, ("ki", "joint", "binned", "ki_no_vlm", "ki_no_fast", "pi0_vlm")).items():
+    for arm, mine in by_arm(lines, TWO_LOSSES).items():
         flow, ce, cosine = (np.array([mean(mine, "checks", k, "pull", "VLM", v) for k in range(len(mine[0]["checks"]))]) for v in ("flow", "ce", "cosine"))
         rows.append([f"**{arm}**", seeds_of(mine), *(f"{flow[k] / ce[k]:.2f}" for k in (0, -1)), *(f"{cosine[k]:+.2f}" for k in (0, -1))])
         for chart, ys in zip(charts.values(), (flow / ce, cosine), strict=True):
@@ -316,7 +317,7 @@ def every_place(lines):
 
 def every_pull(lines):
     rows = []
-    for arm, mine in by_arm(lines, ("ki", "joint", "binned", "ki_no_vlm", "ki_no_fast", "pi0_vlm")).items():
+    for arm, mine in by_arm(lines, TWO_LOSSES).items():
         for c, which in ((0, "first check"), (-1, "last check")):
             parts = list(mine[0]["checks"][c]["pull"])
             rows.append([f"**{arm}**", f"{which}, step {mine[0]['checks'][c]['step']}",
@@ -387,30 +388,24 @@ expert on one memory, without it one of as many draws, but for post-training, wh
 seeds *and* scenes. Where there is one seed, they know of scenes only."""
 
 
-def section(title, files, make, *around):
+def section(title, files, make, plot, answer):
     """A section of a page. Where nothing is measured yet: the command that measures it."""
     lines = [m for name in files.split() for m in read(name)]
     if not lines:
         return [f"## {title}", "", f"*Not measured yet:* `{FILES[files.split()[0]]}`", ""]
-    answer, plot = around
     return [f"## {title}", "", answer, "", make(lines), "", *([f"![{title}]({plot})", ""] if plot else []),
             "From " + ", ".join(source(name) for name in files.split()), ""]
 
 
 def page():
     """tutorials/results/README.md, as text (and its plots, written)."""
-    out = ["# The claims, measured", "", PREFACE, ""]
-    for title, files, make, plot, answer in QUESTIONS:
-        out += section(title, files, make, answer, plot)
-    return "\n".join(out)
+    return "\n".join(["# The claims, measured", "", PREFACE, "", *(line for parts in QUESTIONS for line in section(*parts))])
 
 
 def wide():
     """tutorials/results/tables.md, as text."""
-    out = ["# The wide tables", "", "What [the claims](README.md) are cut from; written by the same command.", ""]
-    for title, files, make, notes in TABLES:
-        out += section(title, files, make, notes, None)
-    return "\n".join(out)
+    return "\n".join(["# The wide tables", "", "What [the claims](README.md) are cut from; written by the same command.", "",
+                      *(line for title, files, make, notes in TABLES for line in section(title, files, make, None, notes))])
 
 
 def readme_table():

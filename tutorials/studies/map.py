@@ -71,14 +71,11 @@ def told(c, way, base):
 
 def rows_of(lines, base):
     """[(what is changed, Config, runs with the detach, runs without it)] of one base, what changes least first."""
-    found = [(told(c, way, base), c, ours, theirs) for (c, way), ours, theirs in pairs(lines)]
-    order = list(WORDS)
-
-    def place(row):
-        name, c = row[:2]
-        changed = [order.index(k) for k in order if getattr(c, k) != getattr(base, k)]
-        return any(name.startswith(way) for way in WAYS.values()), len(changed) > 1, changed, c.steps, c.vlm_rate, len(world.KINDS[c.kinds]), c.alpha
-    return sorted(found, key=place)
+    def place(pair):
+        c, way = pair[0]
+        changed = [k for k, name in enumerate(WORDS) if getattr(c, name) != getattr(base, name)]
+        return bool(way), len(changed) > 1, changed, c.steps, c.vlm_rate, len(world.KINDS[c.kinds]), c.alpha
+    return [(told(c, way, base), c, ours, theirs) for (c, way), ours, theirs in sorted(pairs(lines), key=place)]
 
 
 def at(line, side):
@@ -107,9 +104,9 @@ def seconds_to(lines, level=.8):
     return "" if len(points) < 2 else "never" if there is None else f"{there:.0f}"
 
 
-def answers(lines):
-    """The mean of what is answered about the book after training."""
-    return float(np.mean([book(m["vqa_after"]) for m in lines]))
+def answers(lines, key="vqa_after"):
+    """The mean of what is answered, about the book after training."""
+    return float(np.mean([book(m[key]) for m in lines]))
 
 
 def tables(lines, brief=False):
@@ -174,8 +171,8 @@ def dial(lines):
     the detach the VLM's rate is a dial; with it there is nothing to turn."""
     _, base, mine = bases(lines)[0]
     out = {}
-    for _, c, ours, theirs in rows_of(mine, base):
-        if replace(c, steps=base.steps, vlm_rate=base.vlm_rate, vlm_adam=base.vlm_adam) == base:
+    for (c, way), ours, theirs in pairs(mine):
+        if not way and replace(c, steps=base.steps, vlm_rate=base.vlm_rate, vlm_adam=base.vlm_adam) == base:
             out.setdefault(c.steps, []).append((c.vlm_rate, ours, theirs))
     return {steps: sorted(runs, key=lambda r: r[0]) for steps, runs in sorted(out.items()) if len(runs) > 1}
 
