@@ -25,7 +25,7 @@ FORMAT, VLM_FORMAT = "nano_ki run 3", "nano_ki VLM 1"
 LATEST, BEFORE = "checkpoint.pt", "checkpoint-before.pt"
 TOKENIZED = ("rate", "gamma", "fast_vocab", "tokens")        # what a tokenizer is fitted to
 CLAIM = "running.json"                        # in the folder of a run while a process works in it
-FILES = (LATEST, BEFORE, "config.json", "curves.png", "metrics.jsonl", "rollouts.gif", "summary.json")
+FILES = (LATEST, BEFORE, "config.json", "metrics.jsonl", "rollouts.gif", "summary.json")
 
 @contextmanager
 def stored(path, form, advice=""):
@@ -67,17 +67,23 @@ def save_vlm(vlm, path, config, fast=None, **made):
     """Write a VLM, and beside it, in path.json, how it was made. fast: its tokenizer, which makes it a generalist."""
     content = {"format": VLM_FORMAT, "sizes": sizes(config, *TOKENIZED * bool(fast)), "words": list(language.WORDS),
                "weights": vlm.state_dict(), "fast": fast and fast.state()}
+    return ship(content, path, **made)
+
+def ship(content, path, **made):
+    """Write a file, and beside it, in path.json, how it was made. Returns that."""
     program.write_whole(path, lambda f: torch.save(content, f))
     made |= {"commit": program.commit(), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__}
     program.write_json(f"{path}.json", made)
     return made
 
 def begin(path, config):
-    """What a run can start from: (weights of a VLM, its tokenizer or None). path: a file of `save_vlm`, or the folder of a finished
-    run. ValueError if it does not fit config, FileNotFoundError if it is gone."""
-    path = find(path)
-    if path.is_dir():
-        saved = load(path)
+    """What a run can start from: (weights of a VLM, its tokenizer or None). path: a file of `save_vlm`, the folder of a finished
+    run, or the file of a policy that ships. ValueError if it does not fit config, FileNotFoundError if it is gone."""
+    path, saved = find(path), None
+    if path.exists():
+        with suppress(*[ValueError] * path.is_file()):               # (a file may be a policy, or a VLM)
+            saved = load(path)
+    if saved:
         refuse(saved["step"] < saved["config"].steps, f"{path} is not finished; first: python -m nano_ki.train --resume --out {path}")
         weights = {name.removeprefix("vlm."): weight for name, weight in saved["model"].items() if name.startswith("vlm.")}
         found, fast = sizes(saved["config"], *TOKENIZED), saved["fast"]
@@ -147,7 +153,9 @@ def save(folder, config, fast, weights, optimisers, step, seconds, vqa_before):
 
 def load(folder, say=print):
     """The last checkpoint in a run's folder (see `read`). If it is damaged or gone: the one before, and a warning.
-    FileNotFoundError if there is none, ValueError if none is whole."""
+    FileNotFoundError if there is none, ValueError if none is whole. folder: or the file of a policy that ships."""
+    if Path(folder).is_file():
+        return read(folder)
     errors = []
     for path in (Path(folder) / LATEST, Path(folder) / BEFORE):
         try:

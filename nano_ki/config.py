@@ -68,7 +68,7 @@ class Config:
     out: str = ""                   # folder of the run ("": a new one under runs/)
     resume: bool = False            # go on with the run that --out holds
     overwrite: bool = False         # replace the run that --out already holds
-    ship: str = ""                  # also write the finished VLM and its tokenizer to this file, for --start
+    ship: str = ""                  # also write what was trained to this file: the policy, or where it has no expert the VLM and its tokenizer
     save_every: int = 200           # steps between checkpoints (1 to 1e8)
     # -- The machine
     preset: str = "auto"            # auto | laptop | gpu | big: sizes for the machine

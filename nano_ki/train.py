@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nano_ki import checkpoint, draw, evaluate, program, ranks, world
+from nano_ki import checkpoint, evaluate, program, ranks, world
 from nano_ki import config as configuration
 from nano_ki.checkpoint import load_model, new_model
 from nano_ki.config import Config
@@ -229,12 +229,16 @@ def finish(job, size, began):
     summary |= {"peak_gpu_mib": round(torch.cuda.max_memory_allocated() / 2 ** 20)} if c.device == "cuda" else {}
     write_json(out / "summary.json", summary)
     say(evaluate.table(summary))
-    draw_curves(out)
     scenes = world.join([evaluate.test_scenes(name, 2, evaluate.CHECK_SEED, c.pucks) for name in world.OBJECTS[:3] + world.OBJECTS[4:]])
     evaluate.film(model, scenes, out / "rollouts.gif")
     if c.ship:
-        checkpoint.save_vlm(model.vlm, c.ship, c, model.fast, command=" ".join(["python -m nano_ki.train", *sys.argv[1:]]), **summary)
-    say(f"{out}/ holds {', '.join(name for name in checkpoint.FILES if (out / name).exists())}\nwhere the stop-gradient decides: python -m tutorials.lab_forgetting")
+        made = dict(command=" ".join(["python -m nano_ki.train", *sys.argv[1:]]), **summary)
+        if c.flow_loss:
+            with checkpoint.stored(out / checkpoint.LATEST, checkpoint.FORMAT) as content:
+                checkpoint.ship({**content, "optimisers": []}, c.ship, **made)
+        else:
+            checkpoint.save_vlm(model.vlm, c.ship, c, model.fast, **made)
+    say(f"{out}/ holds {', '.join(name for name in checkpoint.FILES if (out / name).exists())}\nwatch it: python -m nano_ki.play {out}\nwhere the stop-gradient decides: python -m tutorials.lab_forgetting")
     return summary
 
 def noise_seed(seed, step, shard):
@@ -256,18 +260,6 @@ def explain(job, size):
             f"a chunk of {data.chunks[0].size} numbers is {data.tokens_per_chunk:.1f} FAST tokens, gamma {c.gamma:g}, {data.fast.vocab} tokens in all",
             f"before training the VLM answers {job.vqa_before['book']} on book pages, {job.vqa_before['robot']} on robot pictures"):
         say(line)
-
-def draw_curves(out):
-    """curves.png from metrics.jsonl."""
-    charts = {"loss": {}, "gradient norm (before clipping)": {}, "success (100 scenes)": {}}
-    for line in checkpoint.read_metrics(out / "metrics.jsonl"):
-        parts = ({name: line.get(name) or None for name in ("fast", "text", "flow")}, line.get("gradient", {}),
-                 {name: r["rate"] for name, r in line.get("success", {}).items()})
-        for chart, (name, value) in ((chart, pair) for chart, part in zip(charts.values(), parts, strict=True) for pair in part.items()):
-            if value is not None:
-                chart.setdefault(name, ([], []))[0].append(line["step"])
-                chart[name][1].append(value)
-    draw.curves(charts, out / "curves.png")
 
 if __name__ == "__main__":
     program.run(lambda: train(configuration.parse(description=__doc__)), files=True)

@@ -239,7 +239,7 @@ def test_a_comparison_goes_on_where_it_was(tmp_path):
     done = run("--arms", "frozen", "pi0")
     assert done.returncode == 0 and "1 runs to do" in done.stdout, done.stderr
     page = (tmp_path / "runs" / "report.html").read_text()
-    assert all(f'<th scope="col">{arm}, seed 0</th>' in page for arm in ("frozen", "pi0"))
+    assert all(f'"name": "{arm}, seed 0"' in page for arm in ("frozen", "pi0"))
     result = checkpoint.read_metrics(tmp_path / "r.jsonl")
     assert [m["arm"] for m in result] == ["frozen", "pi0"]
     assert [m["step"] for m in checkpoint.read_metrics(out / "metrics.jsonl")] == [2]      # (log lines: at the end only)

@@ -17,10 +17,9 @@ import pytest
 import torch
 from conftest import ROOT, TINY, command
 
-from nano_ki import checkpoint, fast, language, train
+from nano_ki import checkpoint, fast, language, play, train, world
 from nano_ki import config as configuration
 from tutorials.studies import fast as study
-from tutorials.studies import say
 
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
 
@@ -278,8 +277,6 @@ def test_metrics_only_grow(stopped, tmp_path):
 def test_every_reader_of_metrics_tolerates_what_a_crash_leaves(text, steps, tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(text)
     assert [m["step"] for m in checkpoint.read_metrics(tmp_path / "metrics.jsonl")] == steps
-    train.draw_curves(tmp_path)
-    assert (tmp_path / "curves.png").exists()
 
 
 # -- rubbish ------------------------------------------------------------------------------------------
@@ -306,7 +303,7 @@ def bad_instruction(rng, _):
     text = " ".join(str(w) for w in rng.choice(np.array(words, object), rng.integers(0, 9)))
     ids = language.parse(text)
     assert (language.parse(language.prompt_text(ids)) == ids).all()
-    say.command(text)
+    play.aim(world.sample(rng, 1), text, put=True)
     return "taken"
 
 

@@ -14,7 +14,7 @@ from conftest import ROOT, TINY, command
 from nano_ki import checkpoint, draw, evaluate, language, probe, train, world
 from nano_ki import config as configuration
 from nano_ki.config import Config
-from tutorials.studies import bench, say
+from tutorials.studies import bench
 
 
 def weights(folder):
@@ -265,28 +265,6 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(tmp_path):
     assert "go on with: python -m nano_ki.train --resume" in text and "Traceback" not in text
     step = checkpoint.load(out)["step"]
     assert step >= 20 and not list(out.glob("*.part"))
-
-
-@pytest.mark.slow
-def test_an_instruction_gets_its_gif(run):
-    out, _ = run
-    done = command("tutorials.studies.say", str(out), "push the cyan ring to the left")
-    assert done.returncode == 0, done.stderr
-    assert (out / "push-the-cyan-ring-to-the-left.gif").stat().st_size > 1000
-    for text, says in (("push the cyan rong to the left", "nearest known: ring"), ("where is the cyan ring", "no command"),
-                       ("push the cyan ring to the dot", "unknown word 'dot'"), ("push the cyan ring", "does not say left")):
-        done = command("tutorials.studies.say", str(out), text)
-        assert done.returncode != 0 and says in done.stderr and "Traceback" not in done.stderr
-
-
-def test_an_object_that_is_not_on_the_table_is_named():
-    tables = say.scene_for("push the pink cross to the top")
-    assert language.instruction(tables) == ["push the pink cross to the top"]
-    say.aim(tables, "push the pink cross to the left")
-    assert language.instruction(tables) == ["push the pink cross to the left"]
-    absent = next(s for s in world.SHAPES if s not in {world.SHAPES[k] for k in tables.kind[0, :, 1]})
-    with pytest.raises(ValueError, match="no pink .* on this table; there are"):
-        say.aim(tables, f"push the pink {absent} to the left")
 
 
 def test_metrics_readers_tolerate_a_torn_last_line(tmp_path):

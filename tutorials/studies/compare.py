@@ -8,7 +8,7 @@ numbers say: tutorials/results/README.md.
     python -m tutorials.studies.compare --arms ki joint --sweep alpha=.1,1,10    # a dial, turned for two arms
     python -m tutorials.studies.compare --search                                 # the same grid of VLM rates for each arm
 
-Flags that it does not know go to nano_ki.train.          Read next: report.py
+Flags that it does not know go to nano_ki.train.          Read next: claims.py
 """
 import json
 import os
@@ -21,11 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nano_ki import checkpoint, program
+from nano_ki import checkpoint, play, program
 from nano_ki import config as configuration
 from nano_ki.config import Config
 from nano_ki.program import ROOT
-from tutorials.studies import report
 
 RESULTS = ROOT / "tutorials" / "results"
 STAGE_ONE = ["--start", "GENERALIST"]          # the comparison's own generalist of the same seed, which is trained first
@@ -136,9 +135,7 @@ def run_all(jobs, results, root, at_once, threads):
 def side_by_side(runs, path):
     """One web page of these runs, {name: folder}."""
     if runs:
-        text = report.page([report.gather(folder, name) for name, folder in runs.items()])
-        program.write_whole(path, lambda f: f.write(text.encode(errors="replace")))
-        print(f"side by side: {path}")
+        print(f"side by side: {play.report(runs, path)}")
 
 
 def swept(text):
