@@ -4,77 +4,15 @@ import json
 import re
 
 import pytest
-from conftest import command
+from conftest import TINY, command
 
-from tutorials import check
+from nano_ki import checkpoint, config, flow, train
+from tutorials import build, check
+from tutorials import run as pages
+from tutorials.key import KEY
 
 HEAD = "import math\nimport torch\nimport torch.nn.functional as F\n"
-RIGHT = {
-    "01.1": "def min_jerk(t): return t ** 3 * (10 - 15 * t + 6 * t * t)",
-    "01.2": "def keep(owner, finished): return torch.isin(owner, finished)",
-    "02.1": "def prefix_tokens(side, stride, slots): return (side // stride) ** 2 + slots",
-    "02.2": "def token_shift(words): return words + F.pad(words[:, :-1], (0, 0, 1, 0))",
-    "03.1": """def dct_matrix(H):
-    k, n = torch.arange(H, dtype=torch.double)[:, None], torch.arange(H, dtype=torch.double)
-    c = math.sqrt(2 / H) * torch.cos(math.pi * k * (n + .5) / H)
-    c[0] /= math.sqrt(2)
-    return c""",
-    "03.2": """def allowed(lengths, used, size):
-    return torch.cat((lengths <= size - used, torch.tensor([used == size])))""",
-    "04.1": "def sample_time(u): return 1 - (.999 * u ** (2 / 3) + .001)",
-    "04.2": """def path(action, noise, t):
-    if t.shape != action.shape[:-2]:
-        raise ValueError("one time for each chunk")
-    t = t[..., None, None]
-    return (1 - t) * noise + t * action""",
-    "04.3": """def euler(velocity, noise, steps):
-    x = noise
-    for i in range(steps):
-        x = x + velocity(x, torch.full(x.shape[:-2], i / steps)) / steps
-    return x""",
-    "05.1": """def prefix_mask(prefix, answer):
-    mask = torch.ones(prefix + answer, prefix + answer, dtype=torch.bool).tril()
-    mask[:prefix, :prefix] = True
-    return mask""",
-    "05.2": """def draw_mask(prefix, draws, horizon):
-    own = torch.block_diag(*[torch.ones(horizon, horizon)] * draws).bool()
-    return torch.cat((torch.ones(draws * horizon, prefix, dtype=torch.bool), own), 1)""",
-    "06.1": """def memory_for_expert(memory, insulate):
-    return [(k.detach(), v.detach()) for k, v in memory] if insulate else memory""",
-    "06.2": """def expert_attention(q, k, v, memory):
-    k, v = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)
-    return F.scaled_dot_product_attention(q, k, v, scale=10 / q.shape[-1])""",
-    "07.1": """def insulated(losses, vlm, expert):
-    def reached(loss):
-        value = losses()[loss]
-        if not value.requires_grad:
-            return [False] * len(vlm + expert)
-        grads = torch.autograd.grad(value, vlm + expert, allow_unused=True)
-        return [g is not None and bool(g.any()) for g in grads]
-    n = len(vlm)
-    return not any(reached("flow")[:n]) and any(reached("flow")[n:]) and all(reached("ce")[:n])""",
-    "07.2": """def open_gates(gates, seed):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for gate in gates:
-            gate.normal_(0, .5, generator=generator)""",
-    "08.1": """def cross_entropy(logits, answer, pad):
-    return F.cross_entropy(logits.transpose(1, 2), answer, ignore_index=pad)""",
-    "08.2": """def clip(vlm, expert, limit):
-    return tuple(float(torch.nn.utils.clip_grad_norm_(p, limit)) for p in (vlm, expert))""",
-    "09.1": """def wilson(hits, n):
-    z, p = 1.96, hits / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0., middle - half), min(1., middle + half)""",
-    "09.2": """def paired_interval(ours, theirs, resamples, seed):
-    d = ours.double() - theirs.double()
-    at = torch.randint(len(d), (resamples, len(d)), generator=torch.Generator().manual_seed(seed))
-    q = d[at].mean(1).quantile(torch.tensor([.025, .975], dtype=torch.double))
-    return float(q[0]), float(q[1])""",
-    "10.1": """def freeze(vlm, expert, rate, decay):
-    return torch.optim.AdamW(expert, lr=rate, weight_decay=decay)""",
-}
+RIGHT = {number: key.solution for number, key in KEY.items()}
 # The same, written differently: accepted, too.
 ALSO_RIGHT = {
     "01.1": ["def min_jerk(t): return 10 * t.pow(3) - 15 * t.pow(4) + 6 * t.pow(5)",
@@ -362,3 +300,83 @@ def test_the_ladder():
     for number in ("04.1", "4.1"):
         assert json.loads(command("tutorials.check", number, "--json").stdout)[0]["number"] == "04.1"
     assert "no exercise 99" in command("tutorials.check", "99").stderr
+
+
+# -- hints and solutions ------------------------------------------------------------------------------
+
+
+def test_hints_open_one_by_one(tmp_path):
+    """Each exercise has two or three, and they end with the way to the solution, which passes (see above: it is RIGHT)."""
+    assert list(KEY) == list(check.CHECKS)
+    for number, key in KEY.items():
+        assert 2 <= len(key.hints) <= 3 and key.difficulty in ("easy", "medium", "hard") and 3 <= key.minutes <= 20
+        said = [check.next_hint(number, tmp_path / "hints.json") for _ in range(len(key.hints) + 1)]
+        assert [s.split(": ", 1)[1] for s in said[:-1]] == list(key.hints) and "--solution" in said[-1]
+        assert not any(hint in open(check.path_of(number)).read() for hint in key.hints)
+        assert f"{key.difficulty.capitalize()}, {key.minutes} minutes" in open(check.path_of(number)).read()
+    done = command("tutorials.check", "06.1", "--solution")
+    assert done.returncode == 0 and KEY["06.1"].solution in done.stdout and KEY["06.1"].why in done.stdout
+    assert "def " not in command("tutorials.check", "06.1").stdout
+
+
+# -- my_vla.py ----------------------------------------------------------------------------------------
+
+
+MINE = {
+    "path": RIGHT["04.2"], "target": "def target(action, noise): return action - noise", "memory_for_expert": RIGHT["06.1"], "expert_attention": RIGHT["06.2"],
+    "cross_entropy": RIGHT["08.1"], "training_step": """def training_step(losses, parts, alpha, limit):
+    for weights, _ in parts.values():
+        for p in weights:
+            p.grad = None
+    (losses["ce"] + alpha * losses["flow"]).backward()
+    norms = {name: float(torch.nn.utils.clip_grad_norm_(weights, limit)) for name, (weights, _) in parts.items()}
+    for _, optimisers in parts.values():
+        for optimiser in optimisers:
+            optimiser.step()
+    return norms"""}
+STEP = MINE["training_step"]
+MISBUILT = [
+    ("target", "def target(action, noise): return noise - action", "the papers' other one"), ("target", "def target(action, noise): return action", "that is the action"),
+    ("target", "def target(action, noise): return action + noise", "the velocity: at"),
+    ("training_step", STEP.replace("            p.grad = None", "            pass"), "the step before are still in it"),
+    ("training_step", STEP.replace("alpha * ", ""), "alpha is not used"), ("training_step", STEP.replace("limit)) for name", "1e9)) for name"), "nothing is clipped"),
+    ("training_step", STEP.replace("clip_grad_norm_(weights, limit)", "clip_grad_norm_([p for w, _ in parts.values() for p in w], limit)"), "one norm over both"),
+    ("training_step", STEP.replace("            optimiser.step()", "            pass"), "no optimiser has made a step"),
+    ("training_step", STEP.replace("(losses[\"ce\"] + alpha * losses[\"flow\"])", "(alpha * losses[\"flow\"])"), "a weight after the step"),
+    ("training_step", STEP.replace("return norms", "return [*norms.values()]"), "wanted the norms"), ("training_step", STEP.replace("float(", "0 * float("), "wanted the norms"),
+    ("path", MINE["path"].replace("(1 - t) * noise + t * action", "(1 - t) * action + t * noise"), "time runs the other way"),
+    ("memory_for_expert", "def memory_for_expert(memory, insulate): return memory", "all gradients still pass"),
+    ("expert_attention", MINE["expert_attention"].replace("scale=10 / q.shape[-1]", "scale=None"), "the scale is 1 / sqrt(K)"),
+    ("cross_entropy", "def cross_entropy(logits, answer, pad): return F.cross_entropy(logits.transpose(1, 2), answer)", "padding is predicted")]
+
+
+def mine(tmp_path, **changed):
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD + "\n\n\n".join({**MINE, **changed}.values()))
+    return path
+
+
+def test_the_file_as_it_comes_has_every_piece_to_write():
+    done = command("tutorials.build")
+    assert done.returncode == 1 and done.stdout.count("not written yet") == 6 and "next: path, page 04" in done.stderr
+    for name, (page, _) in build.PIECES.items():
+        text = next(p for n, p in pages.pages().items() if n == page).read_text()
+        assert f"`{name}`" in text and "my_vla.py" in text, (name, page)
+
+
+@pytest.mark.parametrize("name, source, says", MISBUILT)
+def test_a_wrong_piece_is_named(name, source, says, tmp_path):
+    done = command("tutorials.build", "train", "--file", mine(tmp_path, **{name: source}))
+    assert done.returncode == 1 and done.stdout.count("[ ]") == 1 and says in done.stdout, done.stdout
+
+
+def test_a_policy_of_right_pieces_trains_as_the_librarys(tmp_path):
+    """The same losses, gradients and weights as nano_ki.train's, step by step."""
+    options = {**TINY, "flow_draws": 2, "expert_updates": 2, "steps": 20, "scenes": 2, "threads": 1}
+    train.train(config.make(**options, out=str(tmp_path / "library")))
+    build.train_with(check.load(mine(tmp_path)), tmp_path / "built", **options)
+    ours, built = (checkpoint.read_metrics(tmp_path / name / "metrics.jsonl")[-1] for name in ("library", "built"))
+    assert all(abs(ours[k] - built[k]) < 1e-3 * abs(ours[k]) for k in ("ce", "flow")), (ours, built)
+    assert all(abs(ours["gradient"][k] - built["gradient"][k]) < .01 * ours["gradient"][k] for k in ("vlm", "expert"))
+    a, b = (checkpoint.load(tmp_path / name)["model"] for name in ("library", "built"))
+    assert max((a[k] - b[k]).abs().max() for k in a) < 1e-3 and train.train_step.__module__ == "nano_ki.train" and flow.path.__module__ == "nano_ki.flow"

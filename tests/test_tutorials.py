@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT, command
 
-from tutorials import check, run
+from tutorials import check, draw_ideas, run
 
 PAGES = run.pages()
 
@@ -93,3 +93,14 @@ def test_a_page_as_a_notebook(tmp_path):
     source = "\n".join("".join(c["source"]) + "\n" for c in book["cells"] if c["cell_type"] == "code")
     done = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)                 # (from a folder of its own)
     assert done.returncode == 0 and "with +v: 1.0" in done.stdout, done.stderr
+
+
+
+def test_the_drawings_can_be_made_again(tmp_path, monkeypatch):
+    """From the library's own numbers; each stands on a page, and no page shows a picture that is not there."""
+    monkeypatch.setattr(draw_ideas, "FOLDER", tmp_path)
+    draw_ideas.main()
+    made = {p.name for p in tmp_path.glob("*.png")}
+    assert made == {p.name for p in (ROOT / "tutorials" / "drawings").glob("*.png")} and len(made) == 4
+    shown = [link for path in PAGES.values() for link in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", path.read_text())]
+    assert {f"drawings/{name}" for name in made} <= set(shown) and all((ROOT / "tutorials" / link).exists() for link in shown)

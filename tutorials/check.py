@@ -1,7 +1,8 @@
 """Checks your answer to an exercise, and names the likely mistake.
 
     python -m tutorials.check 04.1            # tutorials/exercises/ex_04_1.py
-    python -m tutorials.check --all           # the ladder          --json: a record
+    python -m tutorials.check 04.1 --hint     # the next hint, one at a time          --solution: a worked one
+    python -m tutorials.check --all           # the ladder                            --json: a record
 
 Each check compares your function with the library's on seeded inputs, tries properties that must hold, and says where the
 library's own answer stands. Your file may use the standard library and torch.
@@ -23,6 +24,7 @@ import torch
 
 from nano_ki import decoder, evaluate, expert, fast, flow, model, probe, program, vit, world
 from nano_ki.language import SLOTS
+from tutorials.key import KEY
 
 FOLDER = Path(__file__).parent / "exercises"
 SECONDS = 10                              # for one check
@@ -638,22 +640,26 @@ def answer_key(key):
     return f"{key.__module__.replace('.', '/')}.py, lines {first}-{first + len(lines) - 1}"
 
 
-def run(number, path=None):
-    """{"number", "passed", "says", "seconds"} for the answer in `path` (default: the exercise's own file)."""
-    name, key, check = CHECKS[number]
-    path, start, kind = Path(path or path_of(number)), time.perf_counter(), torch.get_default_dtype()
+def load(path):
+    """The file as a module, newly executed. Wrong if it imports what it may not."""
+    obeys(Path(path).read_text())
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def answer(path, name, check, right="right", hunt=None, careful=True):
+    """{"passed", "says", "seconds"} for the function `name` of a file. hunt: the hash of a file in which nobody has hunted yet;
+    careful: what the function is given must stay as it is."""
+    start, kind = time.perf_counter(), torch.get_default_dtype()
     try:
-        source = path.read_text()
-        obeys(source)
-        demand(HUNTS.get(number) != print_of(source), "a bug hunt, and the file is as it came: read it, find the bug, mend it. Then ask again")
-        spec = importlib.util.spec_from_file_location(f"answer_{number.replace('.', '_')}", path)
-        module = importlib.util.module_from_spec(spec)
+        demand(hunt != print_of(Path(path).read_text()), "a bug hunt, and the file is as it came: read it, find the bug, mend it. Then ask again")
         with limited(SECONDS):
-            spec.loader.exec_module(module)
+            module = load(path)
             demand(hasattr(module, name), f"there is no function {name} in it")
-            f = getattr(module, name)
-            check(f if number == "07.2" else unchanged(f))                     # (there what is given is to be changed)
-        passed, says = True, f"right. The library's own: {answer_key(key)}"
+            check(unchanged(getattr(module, name)) if careful else getattr(module, name))
+        passed, says = True, right
     except Wrong as wrong:
         passed, says = False, str(wrong)
     except NotImplementedError:
@@ -665,12 +671,31 @@ def run(number, path=None):
     finally:                                            # (what one answer switches off must not fail the next)
         torch.set_default_dtype(kind)
         torch.set_grad_enabled(True)
-    return {"number": number, "passed": passed, "says": says, "seconds": round(time.perf_counter() - start, 2)}
+    return {"passed": passed, "says": says, "seconds": round(time.perf_counter() - start, 2)}
+
+
+def run(number, path=None):
+    """{"number", "passed", "says", "seconds"} for the answer in `path` (default: the exercise's own file)."""
+    name, key, check = CHECKS[number]
+    return {"number": number, **answer(path or path_of(number), name, check, f"right. The library's own: {answer_key(key)}", HUNTS.get(number),
+                                       careful=number != "07.2")}               # (there what is given is to be changed)
+
+
+def next_hint(number, opened):
+    """The next hint of an exercise. opened: the file that remembers how many were asked for."""
+    counts = json.loads(opened.read_text()) if opened.exists() else {}
+    hints, shown = KEY[number].hints, counts.get(number, 0)
+    if shown == len(hints):
+        return "\n".join([*hints, f"there are no more hints; a worked solution: python -m tutorials.check {number} --solution"])
+    program.write_json(opened, {**counts, number: shown + 1})
+    return f"hint {shown + 1} of {len(hints)}: {hints[shown]}"
 
 
 def main():
     parser = program.parser(__doc__)
     parser.add_argument("numbers", nargs="*", help="exercises, such as 04.1")
+    parser.add_argument("--hint", action="store_true", help="the next hint")
+    parser.add_argument("--solution", action="store_true", help="a worked solution, and why")
     parser.add_argument("--all", action="store_true", help="all of them, as a ladder")
     parser.add_argument("--file", help="check this file instead of the exercise's own")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -679,6 +704,12 @@ def main():
     unknown = [n for n in numbers if n not in CHECKS]
     if unknown or not numbers or args.file and len(numbers) != 1:
         sys.exit(f"error: {'no exercise ' + unknown[0] if unknown else 'name one exercise'}; there are {', '.join(CHECKS)} (or --all)")
+    if args.hint or args.solution:
+        if len(numbers) != 1:
+            sys.exit("error: name one exercise")
+        key = KEY[numbers[0]]
+        print(f"{key.solution}\n\n{key.why}" if args.solution else next_hint(numbers[0], program.ROOT / "runs" / "hints.json"))
+        return
     torch.manual_seed(0)
     results = [run(n, args.file) for n in numbers]
     if args.json:
@@ -686,7 +717,8 @@ def main():
     else:
         for r in results:
             title = ast.get_docstring(ast.parse(path_of(r["number"]).read_text())).split("\n")[0].split(". ", 1)[1]
-            print(f"{'[x]' if r['passed'] else '[ ]'} {r['number']}  {title}\n         {r['says']}")
+            key = KEY[r["number"]]
+            print(f"{'[x]' if r['passed'] else '[ ]'} {r['number']}  {title} ({key.difficulty}, {key.minutes} minutes)\n         {r['says']}")
         if args.all:
             print(f"{sum(r['passed'] for r in results)} of {len(results)}")
     sys.exit(0 if all(r["passed"] for r in results) else 1)

@@ -3,10 +3,8 @@
 t: float tensor, 0 to 1, any shape, also none. Returns the same shape and dtype: 0 at t = 0, 1 at t = 1, with speed and acceleration 0 at both
 ends, by the one polynomial of degree 5 that does this.
 
-Hint 1: six conditions, six coefficients; three of them are 0 by what holds at t = 0.
-Hint 2: what remains is t^3 times a quadratic.
-
-Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 01.1
+Rule: the standard library and torch; no nano_ki; what is given stays as it is.
+Medium, 10 minutes. Check: python -m tutorials.check 01.1 (--hint: a hint, --solution: a worked one)
 """
 import torch  # noqa: F401
 

@@ -3,9 +3,8 @@
 owner: int tensor [n], the episode that each sample comes from. finished: int tensor [m], episodes that succeeded. Returns
 bool [n]: True where the sample's episode succeeded.
 
-Hint: why whole episodes? A single stroke of a failed one looks as good as any; the states it comes from lead nowhere.
-
-Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 01.2
+Rule: the standard library and torch; no nano_ki; what is given stays as it is.
+Easy, 5 minutes. Check: python -m tutorials.check 01.2 (--hint: a hint, --solution: a worked one)
 """
 import torch  # noqa: F401
 

@@ -3,9 +3,8 @@
 words: float tensor [B, slots, D], the embedded prompt. Returns [B, slots, D]: each slot is the sum of its own word and of
 the word in the slot before. Nothing comes before the first slot. Gradients come back to all words; the dtype stays.
 
-Hint: one line, and no loop.
-
-Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 02.2
+Rule: the standard library and torch; no nano_ki; what is given stays as it is.
+Easy, 5 minutes. Check: python -m tutorials.check 02.2 (--hint: a hint, --solution: a worked one)
 """
 import torch  # noqa: F401
 

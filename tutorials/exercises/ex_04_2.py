@@ -3,9 +3,8 @@
 action, noise: [..., H, A]; t: [...], one time for each chunk. Returns [..., H, A], of their dtype. A t of the wrong shape must raise
 ValueError: it would broadcast over waypoints without a word.
 
-Hint: how many axes does t lack?
-
-Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 04.2
+Rule: the standard library and torch; no nano_ki; what is given stays as it is.
+Easy, 5 minutes. Check: python -m tutorials.check 04.2 (--hint: a hint, --solution: a worked one)
 """
 import torch  # noqa: F401
 

@@ -2,9 +2,8 @@
 
 velocity(x, t) -> like x, with t of shape x.shape[:-2]; noise [..., H, A]. Returns [..., H, A], of its dtype.
 
-Hint: velocity is asked at the start of each step: at 0, 1 / steps, ... and never at 1.
-
-Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 04.3
+Rule: the standard library and torch; no nano_ki; what is given stays as it is.
+Medium, 10 minutes. Check: python -m tutorials.check 04.3 (--hint: a hint, --solution: a worked one)
 """
 import torch  # noqa: F401
 

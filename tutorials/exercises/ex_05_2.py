@@ -3,9 +3,8 @@
 Returns bool [draws * horizon, prefix + draws * horizon]: every action token sees the whole memory and the tokens of its own
 draw, and nothing of the other draws.
 
-Hint: torch.block_diag, or repeat_interleave an identity both ways.
-
-Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 05.2
+Rule: the standard library and torch; no nano_ki; what is given stays as it is.
+Medium, 10 minutes. Check: python -m tutorials.check 05.2 (--hint: a hint, --solution: a worked one)
 """
 import torch  # noqa: F401
 

@@ -4,9 +4,8 @@ losses(): a new {"flow": ..., "ce": ...} of scalars each time it is called; vlm,
 gradients. Returns True if the flow loss reaches no VLM parameter and at least one of the expert, and the cross-entropy reaches
 every VLM parameter. (.grad may be changed.)
 
-Hint 1: torch.autograd.grad(..., allow_unused=True). Hint 2: None and all zeros both mean "not reached".
-
-Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 07.1
+Rule: the standard library and torch; no nano_ki; what is given stays as it is.
+Hard, 15 minutes. Check: python -m tutorials.check 07.1 (--hint: a hint, --solution: a worked one)
 """
 import torch  # noqa: F401
 

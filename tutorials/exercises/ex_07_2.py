@@ -4,7 +4,8 @@ The expert's gates are made as zeros. Through a closed gate no gradient flows, s
 gates: a list of parameters. Fill each, in place, with random numbers (normal, standard deviation .5) from one generator of
 this seed (not the global one), without autograd noticing, so that a leak can be seen.
 
-Rule: the standard library and torch; no nano_ki. Check: python -m tutorials.check 07.2
+Rule: the standard library and torch; no nano_ki.
+Medium, 5 minutes. Check: python -m tutorials.check 07.2 (--hint: a hint, --solution: a worked one)
 """
 import torch
 

@@ -3,7 +3,8 @@
 vlm, expert: lists of parameters with .grad. Scale the gradients in place, so that each part's norm is at most `limit`.
 Returns the two norms from before, (vlm, expert), as floats.
 
-Rule: the standard library and torch; no nano_ki; the weights stay as they are. Check: python -m tutorials.check 08.2
+Rule: the standard library and torch; no nano_ki; the weights stay as they are.
+Easy, 5 minutes. Check: python -m tutorials.check 08.2 (--hint: a hint, --solution: a worked one)
 """
 import torch
 

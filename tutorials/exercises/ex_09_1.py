@@ -2,9 +2,8 @@
 
 hits: successes in n trials; p = hits / n. Returns (low, high), floats within 0 to 1.
 
-Hint: centre (p + z^2 / 2n) / (1 + z^2 / n); half width z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2).
-
-Rule: the standard library and torch; no nano_ki; what is given stays as it is. Check: python -m tutorials.check 09.1
+Rule: the standard library and torch; no nano_ki; what is given stays as it is.
+Easy, 10 minutes. Check: python -m tutorials.check 09.1 (--hint: a hint, --solution: a worked one)
 """
 import math  # noqa: F401
 

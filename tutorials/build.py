@@ -1,0 +1,153 @@
+"""Checks the pieces of tutorials/my_vla.py, and trains a policy with them.
+
+    python -m tutorials.build            # which pieces are right, and what is wrong with the others
+    python -m tutorials.build train      # when all are: trains with them (two minutes on two idle cores). Does it reach .8?
+
+Each piece takes the place of the library's own: the VLA below is nano_ki's, but its path, target, detach, attention, cross-entropy and
+training step are yours.          Read next: 04_flow_matching.md
+"""
+import sys
+import tempfile
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from nano_ki import config, expert, flow, model, optim, program, ranks, train, vit
+from nano_ki.decoder import alternate
+from nano_ki.language import PAD
+from tutorials import check
+from tutorials.check import demand, like, random
+
+FILE = Path(__file__).with_name("my_vla.py")
+STEPS, REACH = 300, .8
+SETTINGS = dict(flow_draws=4, expert_updates=4, check_every=0, scenes=200)        # (one draw an update: so the expert's attention needs no mask)
+
+
+def check_target(f):
+    for shape in ((4, 16, 3), (2, 5, 16, 3)):
+        action, noise = random(*shape), random(*shape, seed=1)
+        like(f(action, noise), action - noise, "the velocity", mistakes=[("the sign is the papers' other one: here the velocity leads from noise to action", noise - action),
+                                                                         ("that is the action; the velocity is what leads to it from the noise", action)])
+
+
+def check_training_step(f):
+    """Two small parts, and losses of which one reaches only the expert, as with insulation."""
+    def case():
+        weights = {name: [torch.nn.Parameter(random(3, 2, seed=k + i)) for i in range(2)] for k, name in enumerate(("vlm", "expert"))}
+        parts = {name: (w, [torch.optim.SGD(w[:1], .1), torch.optim.SGD(w[1:], .2)]) for name, w in weights.items()}
+        for w in weights.values():
+            for p in w:
+                p.grad = torch.full_like(p, 9.)
+        return weights, parts, {"ce": sum(p.pow(2).sum() for p in weights["vlm"]), "flow": sum(p.pow(3).sum() for p in weights["expert"])}
+
+    def wanted(alpha, limit, both=False, old=False, names=("vlm", "expert")):
+        weights, parts, losses = case()
+        for w in weights.values():
+            for p in w:
+                p.grad = p.grad if old else None
+        (losses["ce"] + alpha * losses["flow"]).backward()
+        if both:
+            torch.nn.utils.clip_grad_norm_([p for w in weights.values() for p in w], limit)
+        norms = {n: float(torch.nn.utils.clip_grad_norm_(weights[n], torch.inf if both else limit)) for n in names}
+        for n in names:
+            for optimiser in parts[n][1]:
+                optimiser.step()
+        return torch.cat([p.detach().flatten() for w in weights.values() for p in w]), norms
+    told = []
+    for alpha, limit, names in ((.1, 100., ("vlm", "expert")), (1., .5, ("vlm", "expert")), (10., 1., ("vlm", "expert")), (2., .5, ("expert",))):
+        weights, parts, losses = case()
+        if names == ("expert",):                                     # (an update of the expert alone: the cross-entropy is a plain 0)
+            losses["ce"] = torch.zeros(())
+        norms = f(losses, {n: parts[n] for n in names}, alpha, limit)
+        after = torch.cat([p.detach().flatten() for w in weights.values() for p in w])
+        right, its = wanted(alpha, limit, names=names)
+        like(after, right, "a weight after the step", mistakes=[
+            ("the gradients of the step before are still in it: set them to None first", wanted(alpha, limit, old=True, names=names)[0]),
+            ("one norm over both parts: the expert's large gradient shrinks the VLM's step. Clip each part alone", wanted(alpha, limit, both=True, names=names)[0]),
+            ("nothing is clipped", wanted(alpha, torch.inf, names=names)[0]), ("alpha is not used: it is the weight of the flow loss", wanted(1., limit, names=names)[0]),
+            ("no optimiser has made a step", wanted(alpha, limit, names=())[0])])
+        told.append((norms, its))
+    for norms, its in told:
+        demand(isinstance(norms, dict) and set(norms) == set(its) and all(abs(float(norms[n]) - its[n]) < 1e-3 * its[n] for n in its),
+               f"it returned {norms}; wanted the norms before clipping, {its}")
+
+
+PIECES = {           # name: (its page, its check; an exercise's, where it asks for the same)
+    "path": ("04", check.CHECKS["04.2"][2]), "target": ("04", check_target), "memory_for_expert": ("06", check.CHECKS["06.1"][2]),
+    "expert_attention": ("06", check.CHECKS["06.2"][2]), "cross_entropy": ("08", check.CHECKS["08.1"][2]), "training_step": ("08", check_training_step)}
+
+
+class Block(expert.ExpertBlock):
+    """The expert's layer, with your attention."""
+
+    def forward(self, x, modulation, memory, mask):
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation.unbind(-3)
+        q, k, v = vit.queries_keys_values((vit.norm(x) * scale1 + shift1).flatten(1, 2), self.q, self.k, self.v)
+        x = x + gate1 * self.o(self.mine.expert_attention(q, k, v, memory).transpose(1, 2).flatten(2)).view_as(x)
+        return x + gate2 * self.down(vit.squared_relu(self.up(vit.norm(x) * scale2 + shift2)))
+
+
+class MyVLA(model.VLA):
+    """The policy, with your losses."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        for block in self.expert.blocks:
+            block.__class__ = Block
+
+    def losses(self, batch, generator=None):
+        robots, nothing = len(batch.chunk), batch.chunk.new_zeros(())
+        logits, memory = self.vlm(self.vlm.prefix(batch.image, batch.prompt), batch.answer[:, :-1], keep=self.said)
+        pages = self.vlm(self.vlm.prefix(*alternate(batch.pages, batch.words)), batch.reply[:, :-1])[0]
+        tokens = torch.cat((logits.flatten(0, 1), pages.flatten(0, 1))), torch.cat((batch.answer.flatten(), batch.reply.flatten()))
+        memory = self.mine.memory_for_expert([(k[:robots], v[:robots]) for k, v in memory], self.insulate)
+        return {"fast": nothing, "text": nothing, "ce": self.mine.cross_entropy(*(x[None] for x in tokens), PAD),
+                "flow": self.flow_loss(batch, memory, generator), "memory": memory}
+
+
+def step_of(mine):
+    """train.train_step, with your training_step in it (and without shards)."""
+    def train_step(policy, parts, batches, generators, config, step):
+        values, norms, memories = {}, {}, None
+        for number in range(config.updates):                # both parts, then the expert alone on the same memory
+            optim.set_rates([o for _, both in parts.values() for o in both], step, config.steps, config.warmup)
+            now = {name: ([*part.parameters()], both) for name, (part, both) in parts.items() if number == 0 or name == "expert"}
+            for losses, memory in ranks.forward_each(policy, batches, generators, PAD, config.shards, memories):
+                values, memories = {name: value.item() for name, value in losses.items()} if number == 0 else values, [memory]
+                norms |= mine.training_step({name: losses[name] for name in ("ce", "flow")}, now, config.alpha, config.clip)
+        return values, norms
+    return train_step
+
+
+def train_with(mine, out, **options):
+    """A run of nano_ki.train with the pieces of the module `mine` in place of the library's; its summary."""
+    Block.mine = MyVLA.mine = mine
+    with patch.object(flow, "path", mine.path), patch.object(flow, "target", mine.target), patch.object(train, "train_step", step_of(mine)):
+        return train.train(config.make(out=str(out), **{**SETTINGS, "steps": STEPS, **options}), policy=MyVLA)
+
+
+def main():
+    parser = program.parser(__doc__)
+    parser.add_argument("what", nargs="?", choices=("check", "train"), default="check")
+    parser.add_argument("--file", default=FILE, help="check this file instead of tutorials/my_vla.py")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    found = {name: check.answer(args.file, name, test) for name, (_, test) in PIECES.items()}
+    for name, (page, _) in PIECES.items():
+        print(f"{'[x]' if found[name]['passed'] else '[ ]'} {name:18s} page {page}   {'' if found[name]['passed'] else found[name]['says']}")
+    if missing := [name for name in PIECES if not found[name]["passed"]]:
+        sys.exit(f"{len(PIECES) - len(missing)} of {len(PIECES)} pieces; next: {missing[0]}, page {PIECES[missing[0]][0]}")
+    if args.what == "check":
+        print("all pieces are right; now: python -m tutorials.build train")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        summary = train_with(check.load(args.file), Path(folder) / "run")
+    if summary:
+        rate = summary["success"]["seen"]["rate"]
+        print(f"\nyour file reaches {rate:.2f} on seen objects and {summary['success']['new_both']['rate']:.2f} on new ones, in {summary['train_seconds']:.0f} seconds"
+              + (": it is knowledge insulation, and you wrote it" if rate >= REACH else f"; wanted {REACH}: is this machine's clock or a setting changed?"))
+
+
+if __name__ == "__main__":
+    program.run(main)
