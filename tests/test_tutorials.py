@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT, command
 
-from tutorials import check, draw_ideas, run
+from tutorials import check, draw_ideas, run, slides
 
 PAGES = run.pages()
 
@@ -104,3 +104,17 @@ def test_the_drawings_can_be_made_again(tmp_path, monkeypatch):
     assert made == {p.name for p in (ROOT / "tutorials" / "drawings").glob("*.png")} and len(made) == 4
     shown = [link for path in PAGES.values() for link in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", path.read_text())]
     assert {f"drawings/{name}" for name in made} <= set(shown) and all((ROOT / "tutorials" / link).exists() for link in shown)
+
+
+def test_slides_fit_the_script(tmp_path):
+    """One file, nothing fetched; minutes rise to at most 90; each part of TEACHING's script begins with a slide, and its commands stand on slides."""
+    done = command("tutorials.slides", tmp_path / "s.html")
+    text = (tmp_path / "s.html").read_text()
+    assert done.returncode == 0 and not re.search(r"https?://|<link|src=\"(?!data:)", text)
+    starts = [s[0] for s in slides.SLIDES]
+    assert starts == sorted(set(starts)) and starts[0] == 0 and starts[-1] < 90 and text.count("<section") == len(starts)
+    script = re.findall(r"^\| (\d+) to (\d+) \|.*?\|(?: `(.*?)`)?", (ROOT / "tutorials" / "TEACHING.md").read_text(), re.M)
+    assert [int(b) for _, b, _ in script[:-1]] == [int(a) for a, _, _ in script[1:]] and script[-1][1] == "90"
+    assert all(c in text for _, _, c in script if c)
+    assert all(any(int(a) <= s < int(b) for s in starts) for a, b, _ in script)
+    assert {name: text.count(f"<b>{name}</b>") for name in ("ki", "joint", "pi0", "frozen")} == dict.fromkeys(("ki", "joint", "pi0", "frozen"), 1)

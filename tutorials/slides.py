@@ -1,0 +1,89 @@
+"""The slides for the 90 minutes of TEACHING.md, as one HTML file that opens from disk.
+
+    python -m tutorials.slides slides.html          # arrow keys or a tap; N: notes; printed, one slide a page
+
+Pictures and numbers come from tutorials/drawings and tutorials/results, so that slides and pages say the same.
+"""
+import base64
+import html
+import json
+import re
+from pathlib import Path
+
+from nano_ki import program
+
+HERE = Path(__file__).parent
+# A slide: minutes, title, lines, picture ("" for none), what the teacher says and does. Lines that begin with $ are commands.
+SLIDES = [
+    (0, "Who may change what the VLM knows?", ["Knowledge insulation, in 90 minutes", "A robot policy made from a vision-language model, and one line: .detach()"], "results/model.png",
+     "The room has nano_ki installed. Nobody has trained anything."),
+    (1, "A policy you can talk to", ["$ python -m nano_ki.play", "Three policies push at the same table", "Type: push the cyan ring to the left", "Ask: where is the cyan ring? describe the picture",
+                                     "Which of the three has lost something?"], "",
+     "Two minutes alone, then collect: what does post_through do well, and what does it say? Do not explain yet. It pushes; its answers are gone."),
+    (8, "What is inside", ["The VLM reads a picture and words, and leaves keys and values in each layer: its memory", "The action expert reads the memory and turns noise into motion",
+                           "Two losses: cross-entropy for the VLM's words and tokens, flow for the expert"], "results/model.png", "Follow one black arrow from the picture to the motion. Then the coloured ones: who is trained by which loss?"),
+    (12, "Flow matching in one picture", ["Noise at t = 0, the chunk at t = 1", "Trained at one random t, used at several"], "drawings/flow.png", "Page 04. Ask: why not predict the chunk at once? (Two right ways: the mean is wrong.)"),
+    (16, "Who sees whom", ["The VLM never sees the expert", "The expert never sees the FAST tokens: they are the answer"], "drawings/mask.png", "Page 05. Cover one cell and ask what would look better in training and fail in use."),
+    (20, "Predict, and lock it", ["A generalist knows twelve kinds of object", "It gets an expert, trained by flow alone on three other kinds", "Once with .detach(), once without. All else is equal", "$ python -m tutorials.lab_forgetting predict me.json"], "",
+     "In pairs. Five measures, three answers each, and how sure. Collect the codes before anybody runs."),
+    (27, "Run", ["$ python -m tutorials.lab_forgetting run me.json", "Watch runs/forgetting/page.png", "What would a practitioner see? Only the first curve"], "",
+     "Two to four minutes. Meanwhile: which of the curves can you measure when you have only the three kinds?"),
+    (33, "What did the class expect?", ["$ python -m tutorials.lab_forgetting class *.json", "Where was the class sure, and wrong?"], "", "Show the class table. Most expect that success on the shown kinds tells."),
+    (38, "Measured, three seeds", ["Left: 600 steps. Right: 1,800. Blue is all that a practitioner sees", "Who picks the learning rate by the shown kinds picks what forgets"], "results/dial.png", "Question 9 of the claims. With the line there is nothing to choose."),
+    (44, "The line", ["    if self.insulate:", "        memory = [(k.detach(), v.detach()) for k, v in memory]", "    return memory", "$ python -m tutorials.check 06.1"], "",
+     "A bug hunt of five minutes: the file detaches K only. What comes back through V? (--hint opens hints one by one.)"),
+    (52, "How do you test it?", ["A test with both halves: flow reaches no weight, cross-entropy reaches all", "A new expert's gates are 0: a test at step 0 passes on any model", "$ python -m nano_ki.probe"], "drawings/gates.png", "Page 07. The lazy test passes three wrong placements."),
+    (58, "And what teaches the VLM?", ["Detached and alone: it keeps everything, and learns nothing", "FAST tokens teach it to act, and erase", "Questions restore", "$ python -m tutorials.lab_forgetting ladder"], "drawings/tokens.png",
+     "Four rungs, four minutes. Each pair writes down what it expects of each rung first."),
+    (68, "Knowledge insulation", ["Detach, FAST, questions: two losses, one model", "Does the detach still matter, with all of it? Write it down"], "", "Before the next slide: a show of hands."),
+    (70, "Joint training from the VLM, measured", ["@ki", "@joint", "@pi0", "@frozen"], "",
+     "It does not, in joint training: the VLM's own loss is ten times stronger. A result that a class should meet: honest measurement contradicts the name of the method, here."),
+    (76, "When does it pay?", ["Post-training on narrow data, by flow alone: for all that is not shown", "Shown everything again: pushing is better without, answers are lost", "A VLM that never saw the robot: detached and alone it starves"], "results/map.png", "Page 08, the table: \"May the expert's gradient enter my VLM?\" Each pair says which row their own project is."),
+    (84, "Before you trust somebody's .detach()", ["What would you test?", "Which curve would have warned you?", "At home: pages 04 to 08, and build the policy yourself: tutorials/my_vla.py"], "", "One sentence each. Collect them."),
+]
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Knowledge insulation in 90 minutes</title><style>
+* { box-sizing: border-box } body { margin: 0; font: 26px/1.45 system-ui, sans-serif; background: #fff; color: #1c1c1c }
+section { display: none; min-height: 100vh; padding: 4vh 6vw; flex-direction: column; justify-content: center } section.now { display: flex }
+h1 { font-size: 1.6em; margin: 0 0 .5em } p { margin: .25em 0 } code { display: block; background: #f0f0f0; padding: .2em .5em; border-radius: .2em; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8em }
+img { max-width: 100%; max-height: 52vh; object-fit: contain; margin-top: .6em; align-self: flex-start } aside { display: none; margin-top: 1em; padding-top: .5em; border-top: 2px solid #999; font-size: .7em; color: #555 } .notes aside { display: block }
+footer { position: fixed; right: 1em; bottom: .4em; font-size: .55em; color: #666 } @media (max-width: 700px) { body { font-size: 18px } }
+@media print { section { display: flex; page-break-after: always } footer { display: none } aside { display: block } }
+</style></head><body>@SLIDES@<footer id="at"></footer><script>
+const all = [...document.querySelectorAll("section")]; let at = Math.min(Math.max(0, parseInt(location.hash.slice(1)) - 1 || 0), all.length - 1);
+function show(i) { at = Math.min(Math.max(0, i), all.length - 1); all.forEach((s, k) => s.classList.toggle("now", k === at)); location.replace("#" + (at + 1));
+  document.getElementById("at").textContent = all[at].dataset.from + " min, slide " + (at + 1) + " of " + all.length + " (arrows; N: notes)"; }
+addEventListener("keydown", e => { if (["ArrowRight", "PageDown", " "].includes(e.key)) show(at + 1); else if (["ArrowLeft", "PageUp"].includes(e.key)) show(at - 1); else if (e.key === "n" || e.key === "N") document.body.classList.toggle("notes"); });
+addEventListener("click", e => show(at + (e.clientX > innerWidth / 3 ? 1 : -1))); show(at);
+</script></body></html>"""
+
+
+def arms():
+    """{arm: "success on seen .., on new both .., answers .."} of README's table."""
+    rows = re.findall(r"^\| \*\*(\w+)\*\*: ([^|]+) \| \d+ \| ([\d.]+) [^|]*\|[^|]*\| ([\d.]+) .*\| ([\d./ ]+) \|$", (HERE.parent / "README.md").read_text(), re.M)
+    ours = {name: f"{what}: {seen} on seen objects, {new} on new ones, answers {answers}" for name, what, seen, new, answers in rows}
+    joint = [m for m in map(json.loads, (HERE / "results" / "arms.jsonl").read_text().splitlines()) if m["arm"] == "joint"]
+    seen, new = (sum(m["success"][k]["rate"] for m in joint) / len(joint) for k in ("seen", "new_both"))
+    answers = " / ".join(f"{sum(m['vqa_after'][k] for m in joint) / len(joint):.2f}" for k in ("where", "colour", "shape"))
+    return ours | {"joint": f"the same without the detach: {seen:.2f} on seen objects, {new:.2f} on new ones, answers {answers}"}
+
+
+def slide(minute, title, lines, picture, notes, known):
+    def line(text):
+        if text.startswith("@"):
+            name = text[1:]
+            return f"<p><b>{name}</b>: {html.escape(known[name])}</p>"
+        return f"<code>{html.escape(text.removeprefix('$ '))}</code>" if text.startswith(("$", "    ")) else f"<p>{html.escape(text)}</p>"
+    image = f'<img alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode((HERE / picture).read_bytes()).decode()}">' if picture else ""
+    return f'<section data-from="{minute}"><h1>{html.escape(title)}</h1>{"".join(map(line, lines))}{image}<aside>{html.escape(notes)}</aside></section>'
+
+
+def main():
+    parser = program.parser(__doc__)
+    parser.add_argument("file", help="the HTML file to write")
+    path, known = parser.parse_args().file, arms()
+    program.write_whole(path, lambda f: f.write(PAGE.replace("@SLIDES@", "".join(slide(*s, known) for s in SLIDES)).encode()))
+    print(f"{path}: {len(SLIDES)} slides")
+
+
+if __name__ == "__main__":
+    program.run(main)
