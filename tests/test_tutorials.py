@@ -47,7 +47,7 @@ def test_every_page_has_its_parts():
 
 def test_links_and_exercises_that_pages_name_are_there():
     named = set()
-    for path in (*PAGES.values(), ROOT / "tutorials" / "TEACHING.md"):
+    for path in (*PAGES.values(), ROOT / "tutorials" / "TEACHING.md", ROOT / "tutorials" / "README.md"):
         for link in re.findall(r"\]\(([^)#\s]+)\)", " ".join(path.read_text().split())):
             assert link.startswith(("https://arxiv.org/", "https://github.com/")) or (path.parent / link).exists(), (path.name, link)
         named |= set(re.findall(r"`(?:python -m tutorials\.check )?(\d\d\.\d)`", path.read_text()))
