@@ -25,6 +25,7 @@ from tutorials.studies.compare import (
     RESULTS,
     book,
     config_of,
+    curve,
     difference,
     first_at,
     lines_of,
@@ -116,15 +117,6 @@ def names(sets):
 
 
 # -- curves -------------------------------------------------------------------------------------------
-
-
-def curve(mine, name):
-    """Success in the checks during training, and at the end: [(step, seconds, outcomes [seeds, scenes])]."""
-    out = []
-    for k in range(min(len(m["checks"]) for m in mine)):
-        same = [m["checks"][k] for m in mine]
-        out.append((same[0]["step"], np.mean([c["seconds"] for c in same]), outcomes(same, "success", name)))
-    return [*out, (mine[0]["steps"], mean(mine, "train_seconds"), outcomes(mine, "success", name))]
 
 
 def drawn(lines, name, arms=DRAWN, x=0):

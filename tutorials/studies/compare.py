@@ -242,6 +242,15 @@ def first_at(points, level):
     return None
 
 
+def curve(mine, name):
+    """Success in the checks during training, and at the end: [(step, seconds, outcomes [seeds, scenes])]."""
+    out = []
+    for k in range(min(len(m["checks"]) for m in mine)):
+        same = [m["checks"][k] for m in mine]
+        out.append((same[0]["step"], np.mean([c["seconds"] for c in same]), outcomes(same, "success", name)))
+    return [*out, (mine[0]["steps"], np.mean([m["train_seconds"] for m in mine]), outcomes(mine, "success", name))]
+
+
 def table(head, rows):
     return "\n".join(["| " + " | ".join(head) + " |", "|---" * len(head) + "|",
                       *("| " + " | ".join(map(str, row)) + " |" for row in rows)])

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from nano_ki import draw, program, world
 from tutorials.studies import compare
-from tutorials.studies.compare import RESULTS, book, config_of, difference, first_at, lines_of, table
+from tutorials.studies.compare import RESULTS, book, config_of, curve, difference, first_at, lines_of, table
 
 SIDES = {           # what is compared: (key in a line, test sets); first what a practitioner sees
     "shown kinds": ("success", "shown"), "twelve kinds": ("success", "seen"), "new colours": ("success", "new_colour"), "new both": ("success", "new_both"),
@@ -96,10 +96,7 @@ def rate_of(lines, side):
 
 def seconds_to(lines, level=.8):
     """Seconds of training until the mean success on the twelve kinds reaches `level`; "" where nobody looked on the way."""
-    points = []
-    for k in range(min(len(m["checks"]) for m in lines) + 1):
-        found = [m["checks"][k] if k < len(m["checks"]) else {"seconds": m["train_seconds"], "success": m["success"]} for m in lines]
-        points.append((np.mean([c["seconds"] for c in found]), np.mean([c["success"]["seen"]["rate"] for c in found])))
+    points = [(seconds, won.mean()) for _, seconds, won in curve(lines, "seen")]
     there = first_at(points, level)
     return "" if len(points) < 2 else "never" if there is None else f"{there:.0f}"
 
