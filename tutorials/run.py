@@ -7,7 +7,7 @@
 
 A ```python block is executed. A ```text block behind it must be what it printed (numbers within 2 %). A block that
 begins ```python quote=nano_ki/flow.py is not executed: these lines must stand in that file. Pictures that a page makes
-go to tutorials/pictures/, which git ignores.
+go to tutorials/pictures/, from where it shows them.
 """
 import ast
 import contextlib
