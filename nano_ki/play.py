@@ -56,7 +56,7 @@ def plan(model, tables, seed=0, cloth=None):
         speaker.said = language.LANDING * (c.subtask or not c.fast_loss)
         ids = timed("tokens", lambda: model.vlm.generate((image, prompt), speaker.said + size + 1, speaker.allowed, END))[0].numpy()
         chunk = model.fast.decode(fast := ids[ids >= FIRST_FAST] - FIRST_FAST)
-        found |= {"tokens": fast.tolist(), "spoken": short(chunk[:, :2]), "landing": short(place(*ids[:2])) if speaker.said else None}
+        found |= {"tokens": fast.tolist(), "spoken": short(chunk[:, :2]), "landing": short(place(*ids[:2])) if c.subtask else None}
     if c.flow_loss:
         memory = timed("read", lambda: model.remember(image, prompt))
         noise = torch.empty(1, 1, model.fast.horizon, model.fast.dims).normal_(generator=torch.Generator().manual_seed(seed))

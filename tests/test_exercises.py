@@ -342,11 +342,19 @@ MISBUILT = [
     ("training_step", STEP.replace("alpha * ", ""), "alpha is not used"), ("training_step", STEP.replace("limit)) for name", "1e9)) for name"), "nothing is clipped"),
     ("training_step", STEP.replace("clip_grad_norm_(weights, limit)", "clip_grad_norm_([p for w, _ in parts.values() for p in w], limit)"), "one norm over both"),
     ("training_step", STEP.replace("            optimiser.step()", "            pass"), "no optimiser has made a step"),
+    ("training_step", STEP.replace("p.grad = None", "p.grad.zero_()"), "NoneType"),
+    ("training_step", STEP.replace('losses["ce"] + alpha * losses["flow"]', 'alpha * losses["ce"] + losses["flow"]'), "alpha weighs the cross-entropy"),
+    ("training_step", STEP.replace("in optimisers:", "in optimisers[:1]:"), "only the first optimiser"),
+    ("training_step", STEP.replace("float(", "("), "as floats"),
     ("training_step", STEP.replace("(losses[\"ce\"] + alpha * losses[\"flow\"])", "(alpha * losses[\"flow\"])"), "a weight after the step"),
     ("training_step", STEP.replace("return norms", "return [*norms.values()]"), "wanted the norms"), ("training_step", STEP.replace("float(", "0 * float("), "wanted the norms"),
     ("path", MINE["path"].replace("(1 - t) * noise + t * action", "(1 - t) * action + t * noise"), "time runs the other way"),
     ("memory_for_expert", "def memory_for_expert(memory, insulate): return memory", "all gradients still pass"),
     ("expert_attention", MINE["expert_attention"].replace("scale=10 / q.shape[-1]", "scale=None"), "the scale is 1 / sqrt(K)"),
+    ("path", MINE["path"].replace("t = t[..., None, None]", "pass"), "it lacks two axes"),
+    ("expert_attention", MINE["expert_attention"].replace("10 / q.shape[-1]", "10 / 32"), "not always 32"),
+    ("cross_entropy", "def cross_entropy(logits, answer, pad): return F.cross_entropy(logits.reshape(len(logits), logits.shape[2], -1), answer, ignore_index=pad)", "by a reshape"),
+    ("cross_entropy", "def cross_entropy(logits, answer, pad): return F.cross_entropy(logits[:, :-1].transpose(1, 2), answer[:, 1:], ignore_index=pad)", "shifted by one"),
     ("cross_entropy", "def cross_entropy(logits, answer, pad): return F.cross_entropy(logits.transpose(1, 2), answer)", "padding is predicted")]
 
 
@@ -359,9 +367,9 @@ def mine(tmp_path, **changed):
 def test_the_file_as_it_comes_has_every_piece_to_write():
     done = command("tutorials.build")
     assert done.returncode == 1 and done.stdout.count("not written yet") == 6 and "next: path, page 04" in done.stderr
-    for name, (page, _) in build.PIECES.items():
-        text = next(p for n, p in pages.pages().items() if n == page).read_text()
-        assert f"`{name}`" in text and "my_vla.py" in text, (name, page)
+    for name, (exercise, _) in build.PIECES.items():
+        text = pages.pages()[exercise[:2]].read_text()
+        assert f"`{name}`" in text and "my_vla.py" in text, (name, exercise)
 
 
 @pytest.mark.parametrize("name, source, says", MISBUILT)

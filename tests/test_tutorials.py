@@ -27,7 +27,7 @@ def test_a_page_stops_until_one_has_predicted(tmp_path, monkeypatch):
         return next(given)
     assert run.run(path, told.append, ask) == [] and told == [
         "Predict: which of a and b?\n>", "    (you said: both)", "    1", "Predict again.\n>", "    (you said: nothing)", "    2"]
-    assert all(run.questions(page.read_text()) for page in PAGES.values())
+    assert all(len(run.questions(page.read_text())) == page.read_text().count("**Predict") > 0 for page in PAGES.values())          # (none is passed over)
     done = command("tutorials.run", "4", text="it goes backwards\n")
     assert done.returncode == 0 and "you said: it goes backwards" in done.stdout and "more answers" not in done.stdout, done.stderr
     assert "with --yes" in command("tutorials.run", "4").stderr

@@ -33,30 +33,28 @@ def check_target(f):
 
 def check_training_step(f):
     """Two small parts, and losses of which one reaches only the expert, as with insulation."""
-    def case():
+    def case(old=True):
         weights = {name: [torch.nn.Parameter(random(3, 2, seed=k + i)) for i in range(2)] for k, name in enumerate(("vlm", "expert"))}
         parts = {name: (w, [torch.optim.SGD(w[:1], .1), torch.optim.SGD(w[1:], .2)]) for name, w in weights.items()}
-        for w in weights.values():
-            for p in w:
-                p.grad = torch.full_like(p, 9.)
+        for p in (p for w in weights.values() for p in w if old):
+            p.grad = torch.full_like(p, 9.)
         return weights, parts, {"ce": sum(p.pow(2).sum() for p in weights["vlm"]), "flow": sum(p.pow(3).sum() for p in weights["expert"])}
 
-    def wanted(alpha, limit, both=False, old=False, names=("vlm", "expert")):
-        weights, parts, losses = case()
-        for w in weights.values():
-            for p in w:
-                p.grad = p.grad if old else None
-        (losses["ce"] + alpha * losses["flow"]).backward()
+    def wanted(alpha, limit, both=False, old=False, names=("vlm", "expert"), other=1., early=False, first=False):
+        weights, parts, losses = case(old)
+        (other * losses["ce"] + alpha * losses["flow"]).backward()
+        limit = torch.inf if early else limit
         if both:
             torch.nn.utils.clip_grad_norm_([p for w in weights.values() for p in w], limit)
         norms = {n: float(torch.nn.utils.clip_grad_norm_(weights[n], torch.inf if both else limit)) for n in names}
         for n in names:
-            for optimiser in parts[n][1]:
+            for optimiser in parts[n][1][:1 if first else None]:
                 optimiser.step()
         return torch.cat([p.detach().flatten() for w in weights.values() for p in w]), norms
     told = []
-    for alpha, limit, names in ((.1, 100., ("vlm", "expert")), (1., .5, ("vlm", "expert")), (10., 1., ("vlm", "expert")), (2., .5, ("expert",))):
-        weights, parts, losses = case()
+    for alpha, limit, names, old in ((.1, 100., ("vlm", "expert"), True), (1., .5, ("vlm", "expert"), True), (10., 1., ("vlm", "expert"), True),
+                                     (2., .5, ("expert",), True), (2., .5, ("vlm", "expert"), False)):          # (a new weight has no gradient yet)
+        weights, parts, losses = case(old)
         if names == ("expert",):                                     # (an update of the expert alone: the cross-entropy is a plain 0)
             losses["ce"] = torch.zeros(())
         norms = f(losses, {n: parts[n] for n in names}, alpha, limit)
@@ -65,17 +63,20 @@ def check_training_step(f):
         like(after, right, "a weight after the step", mistakes=[
             ("the gradients of the step before are still in it: set them to None first", wanted(alpha, limit, old=True, names=names)[0]),
             ("one norm over both parts: the expert's large gradient shrinks the VLM's step. Clip each part alone", wanted(alpha, limit, both=True, names=names)[0]),
-            ("nothing is clipped", wanted(alpha, torch.inf, names=names)[0]), ("alpha is not used: it is the weight of the flow loss", wanted(1., limit, names=names)[0]),
-            ("no optimiser has made a step", wanted(alpha, limit, names=())[0])])
+            ("nothing is clipped, or only after the optimisers' steps", wanted(alpha, torch.inf, names=names)[0]),
+            ("alpha weighs the cross-entropy; it is the weight of the flow loss", wanted(1., limit, other=alpha, names=names)[0]),
+            ("only the first optimiser of each part has made a step", wanted(alpha, limit, first=True, names=names)[0]),
+ ("alpha is not used: it is the weight of the flow loss", wanted(1., limit, names=names)[0]),
+            ("no weight has moved: no optimiser has made a step, or the gradients were gone by then", wanted(alpha, limit, names=())[0])])
         told.append((norms, its))
     for norms, its in told:
-        demand(isinstance(norms, dict) and set(norms) == set(its) and all(abs(float(norms[n]) - its[n]) < 1e-3 * its[n] for n in its),
-               f"it returned {norms}; wanted the norms before clipping, {its}")
+        demand(isinstance(norms, dict) and set(norms) == set(its) and all(isinstance(norms[n], float) and abs(norms[n] - its[n]) < 1e-3 * its[n] for n in its),
+               f"it returned {norms}; wanted the norms before clipping, as floats: {its}")
 
 
-PIECES = {           # name: (its page, its check; an exercise's, where it asks for the same)
-    "path": ("04", check.CHECKS["04.2"][2]), "target": ("04", check_target), "memory_for_expert": ("06", check.CHECKS["06.1"][2]),
-    "expert_attention": ("06", check.CHECKS["06.2"][2]), "cross_entropy": ("08", check.CHECKS["08.1"][2]), "training_step": ("08", check_training_step)}
+PIECES = {           # name: (the exercise whose hints help, its check: that exercise's own, where it asks for the same)
+    "path": ("04.2", check.CHECKS["04.2"][2]), "target": ("04.2", check_target), "memory_for_expert": ("06.1", check.CHECKS["06.1"][2]),
+    "expert_attention": ("06.2", check.CHECKS["06.2"][2]), "cross_entropy": ("08.1", check.CHECKS["08.1"][2]), "training_step": ("08.2", check_training_step)}
 
 
 class Block(expert.ExpertBlock):
@@ -134,10 +135,10 @@ def main():
     args = parser.parse_args()
     torch.manual_seed(0)
     found = {name: check.answer(args.file, name, test) for name, (_, test) in PIECES.items()}
-    for name, (page, _) in PIECES.items():
-        print(f"{'[x]' if found[name]['passed'] else '[ ]'} {name:18s} page {page}   {'' if found[name]['passed'] else found[name]['says']}")
+    for name, (exercise, _) in PIECES.items():
+        print(f"{'[x]' if found[name]['passed'] else '[ ]'} {name:18s} page {exercise[:2]}   {'' if found[name]['passed'] else found[name]['says']}")
     if missing := [name for name in PIECES if not found[name]["passed"]]:
-        sys.exit(f"{len(PIECES) - len(missing)} of {len(PIECES)} pieces; next: {missing[0]}, page {PIECES[missing[0]][0]}")
+        sys.exit(f"{len(PIECES) - len(missing)} of {len(PIECES)} pieces; next: {missing[0]}, page {PIECES[missing[0]][0][:2]}; hints: python -m tutorials.check {PIECES[missing[0]][0]} --hint")
     if args.what == "check":
         print("all pieces are right; now: python -m tutorials.build train")
         return

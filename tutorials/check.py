@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import re
 import signal
 import sys
 import time
@@ -220,7 +221,7 @@ def check_sample_time(f):
     u = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     t = tensor(f(u), u.shape, "the times")
     demand(float(t.min()) >= 0 and float(t.max()) <= 1, f"times must lie within 0 to 1; got {float(t.min()):.3g} to {float(t.max()):.3g}")
-    like(f(u.flip(0)), t.flip(0), "the times of u in another order", 1e-6, ": each time must follow from its own u, and from nothing else")
+    like(f(u.flip(0)), t.flip(0), "the times of u in another order", 1e-6, ": each time must follow from its own u, and from nothing else (is u used?)")
     tensor(f(u[:12].view(3, 4).double()), (3, 4), "the times of a float64 u [3, 4]", torch.double)
     level = (1 - t).double()
 
@@ -243,7 +244,12 @@ def check_sample_time(f):
 def check_path(f):
     action, noise = random(4, 16, 3), random(4, 16, 3, seed=1)
     t = torch.tensor([0., .25, .5, 1.])
-    got = f(action, noise, t)
+    try:
+        got = f(action, noise, t)
+    except NotImplementedError:
+        raise
+    except RuntimeError as error:
+        raise Wrong(f"t has one number for each chunk, {tuple(t.shape)}, and must be multiplied with {tuple(action.shape)}: it lacks two axes ({str(error)[:60]} ...)") from None
     demand(not isinstance(got, torch.Tensor) or got.shape == action.shape, f"shape {tuple(getattr(got, 'shape', ()))}; wanted {tuple(action.shape)}: t needs two axes more")
     wide = t[:, None, None]
     like(got, flow.path(action, noise, t), "x_t", mistakes=[
@@ -251,7 +257,10 @@ def check_path(f):
         ("the noise stays at full strength", noise + wide * action),
         ("that is a curve: the path is straight, its weights add up to 1", (1 - wide ** 2).sqrt() * noise + wide * action)])
     more = random(2, 5, 16, 3), random(2, 5, 16, 3, seed=1), torch.rand(2, 5, generator=torch.Generator().manual_seed(2))
-    like(f(*more), flow.path(*more), "x_t of [2, 5] chunks")
+    try:
+        like(f(*more), flow.path(*more), "x_t of [2, 5] chunks")
+    except ValueError as error:
+        raise Wrong(f"it refuses times [2, 5] for chunks [2, 5, 16, 3], which fit: one time for each chunk ({error})") from None
     one = random(16, 3), random(16, 3, seed=1), torch.tensor(.3)
     like(f(*(x.double() for x in one)), flow.path(*(x.double() for x in one)), "x_t in float64")
     like(f(*one), flow.path(*one), "x_t of one chunk [H, A], at a t without axes,")
@@ -376,6 +385,8 @@ def check_expert_attention(f):
             (one, two), (one, two / 2), ("the action tokens do not see each other", (q @ memory[0].mT * 10 / size).softmax(-1) @ memory[1]),
             ("the memory is not read", (q @ k.mT * 10 / size).softmax(-1) @ v),
             ("keys and values are joined in different orders", (q @ keys.mT * 10 / size).softmax(-1) @ torch.cat((v, memory[1]), 2)),
+            ("keys and values are joined in different orders", (q @ torch.cat((k, memory[0]), 2).mT * 10 / size).softmax(-1) @ values),
+            ("the scale is 10 / 32: K is the last axis of q, and not always 32", at(10 / 32)),
             ("the softmax runs over the queries; it must run over the keys", (q @ keys.mT * 10 / size).softmax(-2) @ values),
             ("the action tokens see each other causally; they must, both ways", (q @ keys.mT * 10 / size).masked_fill(~hidden, -torch.inf).softmax(-1) @ values)])
         given = (q, k, v, *memory)
@@ -466,6 +477,9 @@ def check_cross_entropy(f):
         like(got, (each * real).sum() / real.sum(), "the loss" if pad == 0 else f"the loss with pad {pad}", mistakes=[
             ("divided by all places, padding included: the loss depends on how much padding there is", (each * real).mean()),
             ("padding is predicted as if it were a word", each.mean()), ("that is the sum; wanted the mean", (each * real).sum()),
+            ("logits [B, F, V] were brought to [B, V, F] by a reshape, which mixes words and places; transpose(1, 2) exchanges the axes",
+             torch.nn.functional.cross_entropy(logits.reshape(batch, words, 6), answer, ignore_index=pad)),
+            ("shifted by one: logits j already predict answer token j", torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), answer[:, 1:], ignore_index=pad)),
             ("the mean of each sample's mean: a short answer's tokens weigh more; the mean is over all real tokens of the batch", rows.mean()),
             ("tokens of which the model is sure are left out: count what is no padding, not what has a loss", (each * real).sum() / (each * real > 0).sum())])
         learns = torch.autograd.grad(got, logits)[0] if got.requires_grad else torch.zeros_like(logits)
@@ -710,13 +724,15 @@ def main():
         key = KEY[numbers[0]]
         print(f"{key.solution}\n\n{key.why}" if args.solution else next_hint(numbers[0], program.ROOT / "runs" / "hints.json"))
         return
+    titles = dict(re.findall(r"^\"\"\"Exercise (\S+)\. (.*)$", "\n".join(path_of(n).read_text() for n in numbers), re.M))
+    titles = {n: titles.get(n, CHECKS[n][0]) for n in numbers}                 # (a file may have lost its docstring)
     torch.manual_seed(0)
     results = [run(n, args.file) for n in numbers]
     if args.json:
         print(json.dumps(results, indent=1))
     else:
         for r in results:
-            title = ast.get_docstring(ast.parse(path_of(r["number"]).read_text())).split("\n")[0].split(". ", 1)[1]
+            title = titles[r["number"]]
             key = KEY[r["number"]]
             print(f"{'[x]' if r['passed'] else '[ ]'} {r['number']}  {title} ({key.difficulty}, {key.minutes} minutes)\n         {r['says']}")
         if args.all:

@@ -39,7 +39,7 @@ def cross_entropy(logits, answer, pad):
 
 def training_step(losses, parts, alpha, limit):
     """Page 08. One update. losses {"ce", "flow"}: two scalars; parts {"vlm": (weights, optimisers), "expert": ...}: lists, of what is
-    to be updated. The weights still hold the gradients of the step before: set these to None. Then: cross-entropy plus alpha times
-    flow, its backward pass, each part's gradient clipped to norm `limit` on its own, and a step of each optimiser. Returns {part: its
+    to be updated. The weights may still hold the gradients of the step before, which must not count. Cross-entropy plus alpha times flow,
+    its backward pass, each part's gradient clipped to norm `limit` on its own, and a step of each optimiser. Returns {part: its
     gradient norm before clipping}, floats."""
     raise NotImplementedError

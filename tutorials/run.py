@@ -24,6 +24,7 @@ from nano_ki import program
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.M | re.S)
+HEADING = re.compile(r"^## (.*)$", re.M)
 PREDICT = re.compile(r"^\*\*Predict.*?(?=\n\n)", re.M | re.S)
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 CLOSE = .02                     # numbers may differ by this share
@@ -92,8 +93,10 @@ def run(path, say=print, ask=None):
     """Execute and check a page. Returns the list of what is wrong with it; empty if nothing is. ask(text): stops at each question
     that comes before a block, until it is answered (None: does not stop)."""
     wrong, namespace, printed, text = [], {"__name__": "page"}, "", path.read_text()
-    asked = questions(text) if ask else []
+    asked, heads = questions(text) if ask else [], [(m[1], text[:m.start()].count("\n") + 1) for m in HEADING.finditer(text)]
     for language, options, code, line in blocks(text):
+        while ask and heads and heads[0][1] < line:
+            say(f"\n== {heads.pop(0)[0]}")
         while asked and asked[0][1] < line:
             said = ask(f"\n{textwrap.fill(asked.pop(0)[0], 100)}\n> ")
             say(f"    (you said: {said.strip() or 'nothing'})")
@@ -161,7 +164,7 @@ def main():
     failed = 0
     for number in chosen:
         start = time.perf_counter()
-        print(f"{known[number].name}")
+        print(known[number].name if args.yes or args.all else f"{known[number].name}: read it beside this; here come its questions, and what its blocks print")
         wrong = run(known[number], ask=None if args.yes or args.all else answer)
         failed += bool(wrong)
         print("\n".join(wrong) or f"  all as the page says, {time.perf_counter() - start:.0f} s")
