@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 SLIDES = [
     (0, "Who may change what the VLM knows?", ["Knowledge insulation, in 90 minutes", "A robot policy made from a vision-language model, and one line: .detach()"], "results/model.png",
      "The room has nano_ki installed. Nobody has trained anything."),
-    (1, "A policy you can talk to", ["$ python -m nano_ki.play", "Three policies push at the same table", "Type: push the cyan ring to the left", "Ask: where is the cyan ring? describe the picture",
+    (1, "A policy you can talk to", ["$ python -m nano_ki.play", "Three policies push at the same table", "Type: push the cyan ring to the left", "Ask, in several scenes: where is the cyan ring?",
                                      "Which of the three has lost something?"], "",
      "Two minutes alone, then collect: what does post_through do well, and what does it say? Do not explain yet. It pushes; its answers are gone."),
     (8, "What is inside", ["The VLM reads a picture and words, and leaves keys and values in each layer: its memory", "The action expert reads the memory and turns noise into motion",
@@ -45,7 +45,7 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name=
 * { box-sizing: border-box } body { margin: 0; font: 26px/1.45 system-ui, sans-serif; background: #fff; color: #1c1c1c }
 section { display: none; min-height: 100vh; padding: 4vh 6vw; flex-direction: column; justify-content: center } section.now { display: flex }
 h1 { font-size: 1.6em; margin: 0 0 .5em } p { margin: .25em 0 } code { display: block; background: #f0f0f0; padding: .2em .5em; border-radius: .2em; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8em }
-img { max-width: 100%; max-height: 52vh; object-fit: contain; margin-top: .6em; align-self: flex-start } aside { display: none; margin-top: 1em; padding-top: .5em; border-top: 2px solid #999; font-size: .7em; color: #555 } .notes aside { display: block }
+img { max-width: 100%; max-height: 62vh; object-fit: contain; margin-top: .6em; align-self: flex-start } aside { display: none; margin-top: 1em; padding-top: .5em; border-top: 2px solid #999; font-size: .7em; color: #555 } .notes aside { display: block }
 footer { position: fixed; right: 1em; bottom: .4em; font-size: .55em; color: #666 } @media (max-width: 700px) { body { font-size: 18px } }
 @media print { section { display: flex; page-break-after: always } footer { display: none } aside { display: block } }
 </style></head><body>@SLIDES@<footer id="at"></footer><script>
