@@ -352,3 +352,20 @@ def test_the_gpu_preset_on_a_gpu(tmp_path):
                                 out=str(tmp_path / "g"))
     summary = train.train(config)
     assert bench.latency(checkpoint.load_model(config.out, "cuda"))["flow"] <= 10 and summary["data_wait_share"] <= .02
+
+
+def test_a_policy_ships_and_others_start_from_it(tmp_path):
+    """--ship of a run with an expert writes the whole policy, with how it was made: it acts as the run does, and --start takes its VLM."""
+    shipped = tmp_path / "policy.pt"
+    train.train(configuration.make(**TINY, steps=4, out=str(tmp_path / "run"), ship=str(shipped)))
+    ours, its = checkpoint.load_model(tmp_path / "run"), checkpoint.load_model(shipped)
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), its.state_dict().values(), strict=True)) and its.fast.state() == ours.fast.state()
+    made = json.loads((tmp_path / "policy.pt.json").read_text())
+    assert {"command", "commit", "date", "success", "recipe"} <= set(made) and shipped.stat().st_size < (tmp_path / "run" / checkpoint.LATEST).stat().st_size
+    for start in (shipped, tmp_path / "run"):
+        weights, fast = checkpoint.begin(start, configuration.make(**TINY))
+        assert all(torch.equal(weights[name], value) for name, value in ours.vlm.state_dict().items()) and fast.state() == ours.fast.state()
+    shipped.write_bytes(shipped.read_bytes()[:-2000])
+    for read in (lambda: checkpoint.load_model(shipped), lambda: checkpoint.begin(shipped, configuration.make(**TINY))):
+        with pytest.raises(ValueError, match="policy.pt is not a whole"):
+            read()
