@@ -13,6 +13,7 @@ import json
 import sys
 import threading
 import time
+from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, replace
 from functools import cache
@@ -33,6 +34,7 @@ SHIPPED = {"ki": "knowledge insulation: a VLM that learned to act by FAST tokens
            "post": "a generalist, then flow alone on three other kinds of object, with the stop-gradient",
            "post_through": "the same without the stop-gradient: flow went through its VLM"}          # (files in data/)
 MOST, PATIENCE = 20_000, 30          # bytes in a request; seconds that it waits for the one before, or for its own bytes
+PATHS = "/scene", "/aim", "/plan", "/ask"
 SETS = world.TEST_SETS[:-1]          # ("long" is two commands in a row: give them)
 SCENES = 3                           # of each set in a report
 
@@ -75,7 +77,7 @@ def plan(model, tables, seed=0, cloth=None):
         frames.append({"puck": short(tables.puck[0]), "finger": short(tables.finger[0]), "down": bool(tables.pressed[0])})
         if done := bool(world.success(tables)[0]):
             break
-    return found | {"chunk": short(chunk), "frames": frames, "done": done}
+    return found | {"chunk": short(chunk), "frames": frames, "done": done, "time": world.HORIZON * c.rate}
 
 def attention(model, x, t, memory):
     """How much the expert's action tokens, x [B, 1, H, A] at time t, look at each picture token: [B, P], the mean over layers,
@@ -164,23 +166,23 @@ def aim(tables, text, put=False):
     tables.target[:], tables.goal[:] = there.argmax(), prompt[language.GOAL] - language.GOAL0
 
 def answer(path, given, policies):
-    """What the server says to a request, a dict. ValueError for a bad one, KeyError for an unknown path."""
+    """What the server says to a request to one of PATHS, a dict. ValueError for a bad one."""
     seed, name = given.get("seed", 0), given.get("policy")
     refuse(type(seed) is not int or not 0 <= seed < 2 ** 31, f"seed is {seed!r}; wanted a whole number from 0 to {2 ** 31 - 1}")
     if path == "/scene":
         refuse(given.get("set") not in SETS, f"set is {given.get('set')!r}; choose from {', '.join(SETS)}")
         return json_of(evaluate.test_scenes(given["set"], 1, seed))
-    tables, cloth = table_of(given.get("table")), 0. if given.get("clean") else None
+    refuse(type(clean := given.get("clean", False)) is not bool, "clean is true or false: whether the camera sees no cloth")
+    tables, cloth = table_of(given.get("table")), 0. if clean else None
     if path == "/aim":
         aim(tables, given.get("words"), put=True)
         return json_of(tables)
-    work = {"/plan": plan, "/ask": ask}[path]
     refuse(not isinstance(name, str) or name not in policies, f"policy is {name!r}; choose from {', '.join(policies)}")
     if path == "/plan":
         aim(tables, given.get("words"))
-        return work(load(policies[name]), tables, seed, cloth)
+        return plan(load(policies[name]), tables, seed, cloth)
     refuse(not isinstance(given.get("words"), str), "a question is a sentence")
-    return work(load(policies[name]), tables, given["words"], cloth)
+    return ask(load(policies[name]), tables, given["words"], cloth)
 
 @cache
 def load(path):
@@ -192,16 +194,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.local():
-            if self.path == "/":
+            if self.path.split("?")[0] == "/":
                 return self.reply(200, page({"policies": {name: SHIPPED.get(name, "a run") for name in self.policies}}), "text/html")
             self.send_error(404, f"nothing is at {self.path[:80]}; the page is at /")
 
     def do_POST(self):
         if not self.local():
             return
-        size = self.headers.get("Content-Length") or ""
-        if not (size.isascii() and size.isdigit() and int(size[:9]) <= MOST and len(size) < 9):
-            return self.send_error(413 if size.isdigit() else 411, f"a request says its length, at most {MOST} bytes")
+        size, *more = self.headers.get_all("Content-Length") or [""]
+        if self.path not in PATHS:
+            return self.send_error(404, f"nothing is at {self.path[:80]}")
+        if more or "Transfer-Encoding" in self.headers or not (size.isascii() and size.isdigit() and len(size) < 9 and int(size) <= MOST):
+            return self.send_error(413 if size.isdigit() else 411, f"a request says its length, once, and it is at most {MOST} bytes")
         if self.headers.get_content_type() != "application/json":        # (which no page of another site may send)
             return self.send_error(415, "a request is application/json")
         try:
@@ -213,8 +217,6 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(429, "busy with other requests; try again")
         try:
             self.reply(200, answer(self.path, given, self.policies))
-        except KeyError:
-            self.send_error(404, f"nothing is at {self.path[:80]}")
         except (ValueError, OSError) as error:
             self.send_error(400, program.first_line(error))
         finally:
@@ -222,8 +224,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def local(self):
         """Whether the browser asked for this machine by name. (Another site may give its own name this address.)"""
-        host = (self.headers.get("Host") or "").rsplit(":", 1)[0]
-        return host in ("127.0.0.1", "localhost") or self.send_error(403, "this server answers 127.0.0.1 alone")
+        host, _, port = (self.headers.get("Host") or "").lower().partition(":")
+        return host in ("127.0.0.1", "localhost") and (port.isdigit() or not port) or self.send_error(403, "this server answers 127.0.0.1 alone")
 
     def reply(self, status, content, kind="application/json"):
         body = (content if isinstance(content, str) else json.dumps(content)).encode(errors="replace")
@@ -231,7 +233,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in (("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", len(body)), ("Cache-Control", "no-store")):
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def send_error(self, code, message=None, explain=None):
         """(Also called by http.server itself, for what is no HTTP or another method.)"""
@@ -252,8 +255,9 @@ class Server(ThreadingHTTPServer):
 def page(data):
     """play.html with its data: for a server {"policies": {name: what it is}}, for a report {"runs": [gather]}."""
     data |= {"half": world.HALF, "puck": world.PUCK, "finger": world.FINGER, "goals": dict(zip(world.GOALS, short(world.PLACES), strict=True)), "sets": SETS,
-             "horizon": world.HORIZON, "rgb": {name: (255 * rgb).astype(int).tolist() for name, rgb in zip(world.COLOURS, render.RGB, strict=True)}, "shapes": world.SHAPES}
+             "rgb": {name: (255 * rgb).astype(int).tolist() for name, rgb in zip(world.COLOURS, render.RGB, strict=True)}, "shapes": world.SHAPES}
     text = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    data = json.loads(json.dumps(data), parse_constant=lambda name: None)              # (JSON has no NaN)
     return text.replace("@DATA@", json.dumps(data).replace("<", "\\u003c"))           # ("<" inside a script must not end it)
 
 def gather(path, name=None):
@@ -262,8 +266,9 @@ def gather(path, name=None):
     model = checkpoint.load_model(path)
     if (path / "metrics.jsonl").exists():
         metrics = checkpoint.read_metrics(path / "metrics.jsonl")
-    if (path / "summary.json").exists():
-        summary = json.loads((path / "summary.json").read_text())
+    with suppress(OSError, ValueError):                        # (of a run that is not finished there is none)
+        found = json.loads((path / "summary.json").read_text())
+        summary = found if "success" in found else None
     batch = episodes.Data(replace(model.config, episodes=200), model.fast).batch()
     gradients, insulate = {}, model.insulate
     for way, model.insulate in (("with the stop-gradient", True), ("without", False)):
@@ -281,9 +286,21 @@ def gather(path, name=None):
     return {"name": name or path.name, "config": asdict(model.config), "metrics": metrics, "summary": summary, "gradients": gradients,
             "scenes": sorted(scenes, key=lambda s: s["plans"][-1]["done"])}
 
+def named(folders):
+    """{name: folder}: each by its last part, or by all of it where another has the same."""
+    last = [Path(folder).name for folder in folders]
+    return {name if last.count(name) == 1 else str(folder): folder for name, folder in zip(last, folders, strict=True)}
+
 def report(runs, path):
-    """Write a report of runs, {name: folder}."""
-    text = page({"runs": [gather(folder, name) for name, folder in runs.items()]})
+    """Write a report of runs, {name: folder}. ValueError, with its name, for one that cannot be played."""
+    refuse(not path or Path(path).is_dir(), f"--html is {str(path)!r}; name a file")
+    found = []
+    for name, folder in runs.items():
+        try:
+            found.append(gather(folder, name))
+        except ValueError as error:
+            raise ValueError(f"{folder}: {program.first_line(error)}") from None
+    text = page({"runs": found})
     program.write_whole(path, lambda f: f.write(text.encode(errors="replace")))       # (a folder's name may be no text)
     return f"{path}: {len(text) / 1e6:.1f} MB, {len(runs)} runs"
 
@@ -294,17 +311,24 @@ def main():
     parser.add_argument("--port", type=int, default=0, help="to serve at (0 to 65535; default 0: any that is free)")
     args = parser.parse_args()
     refuse(not 0 <= args.port < 2 ** 16, f"--port is {args.port}; wanted 0 to 65535")
-    refuse(args.html and not args.runs, "--html needs runs: which ones?")
+    refuse(args.html is not None and not args.runs, "--html needs runs: which ones?")
     torch.set_num_threads(1)               # (as fast on idle cores for one robot, and much faster on busy ones)
-    if args.html:
-        return print(report({Path(run).name: run for run in args.runs}, args.html))
+    if args.html is not None:
+        return print(report(named(args.runs), args.html))
     runs = args.runs or sorted(str(path.parent) for path in Path("runs").glob(f"**/{checkpoint.LATEST}"))
-    Handler.policies = {name: program.ROOT / "data" / f"{name}.pt" for name in SHIPPED} | {run: Path(run) for run in runs}
-    with Server(("127.0.0.1", args.port), Handler) as server:
+    Handler.policies = {name: program.ROOT / "data" / f"{name}.pt" for name in SHIPPED} | {str(Path(run).resolve()) if run in SHIPPED else run: Path(run) for run in runs}
+    try:
+        server = Server(("127.0.0.1", args.port), Handler)
+    except OSError as error:
+        raise OSError(f"cannot serve at port {args.port} ({error.strerror}); choose another --port, or none") from None
+    with server:
         for run in args.runs:
             load(Path(run))                # (what is wrong with it is said here)
         print(f"open http://127.0.0.1:{server.server_port} in a browser; Ctrl-C ends it", flush=True)
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        finally:
+            Handler.busy.acquire(timeout=PATIENCE)             # (what is being computed is let end)
 
 if __name__ == "__main__":
     program.run(main)

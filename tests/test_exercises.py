@@ -346,6 +346,12 @@ MISBUILT = [
     ("training_step", STEP.replace('losses["ce"] + alpha * losses["flow"]', 'alpha * losses["ce"] + losses["flow"]'), "alpha weighs the cross-entropy"),
     ("training_step", STEP.replace("in optimisers:", "in optimisers[:1]:"), "only the first optimiser"),
     ("training_step", STEP.replace("float(", "("), "as floats"),
+    ("training_step", STEP.replace('    (losses["ce"] + alpha * losses["flow"]).backward()', '    loss = losses["ce"]\n    loss += alpha * losses["flow"]\n    loss.backward()'), "changes the losses"),
+    ("target", "def target(action, noise): return (action - noise).float()", "float64"), ("target", "def target(action, noise): return (action - noise) * 16 / action.shape[-2]", "the velocity: at"),
+    ("cross_entropy", """def cross_entropy(logits, answer, pad):
+    p = (logits.softmax(-1) + 1e-9).log().gather(-1, answer[..., None])[..., 0]
+    return -(p * (answer != pad)).sum() / (answer != pad).sum()""", "softmax and then log"),
+    ("path", MINE["path"].replace("if t.shape", "if action.dim() > 2 and t.shape"), "that must raise ValueError"),
     ("training_step", STEP.replace("(losses[\"ce\"] + alpha * losses[\"flow\"])", "(alpha * losses[\"flow\"])"), "a weight after the step"),
     ("training_step", STEP.replace("return norms", "return [*norms.values()]"), "wanted the norms"), ("training_step", STEP.replace("float(", "0 * float("), "wanted the norms"),
     ("path", MINE["path"].replace("(1 - t) * noise + t * action", "(1 - t) * action + t * noise"), "time runs the other way"),

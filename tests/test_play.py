@@ -1,4 +1,5 @@
 """The page: what it shows is what the policy does, what is sent to it is checked, and it works in a browser (headless Chromium)."""
+import contextlib
 import html
 import http.client
 import json
@@ -152,7 +153,15 @@ def test_http_that_is_none(server):
     assert ask(server, "/nothing", ONE)[0] == 404 and ask(server, "/etc/passwd", method="GET")[0] == 404 and ask(server, "/../data/ki.pt", method="GET")[0] == 404
     assert ask(server, "/plan", ONE, Host="evil.example")[0] == 403 and ask(server, "/", method="GET", Host="evil.example:80")[0] == 403
     assert ask(server, "/plan", ONE, method="PUT")[0] == 405 and ask(server, "/", method="BREW")[0] == 405
-    assert ask(server, "/", method="GET")[0] == 200
+    assert ask(server, "/", method="GET")[0] == ask(server, "/?x=1", method="GET")[0] == 200 and ask(server, "/", method="GET", Host="LOCALHOST:1")[0] == 200
+    assert ask(server, "/nothing", {})[0] == 404 and ask(server, "/", method="GET", Host="localhost:evil")[0] == 403
+    assert ask(server, "/plan", {**ONE, "clean": "false"})[1]["error"].startswith("clean is true or false")
+    for head, status in (("HEAD / HTTP/1.0\r\nHost: localhost\r\n\r\n", b" 405 "), ("POST /plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", b" 4")):
+        with socket.create_connection(("127.0.0.1", server), 60) as sock:
+            sock.sendall(head.encode())
+            sock.shutdown(socket.SHUT_WR)
+            reply = b"".join(iter(lambda sock=sock: sock.recv(65536), b""))
+        assert status in reply.split(b"\r\n")[0] and (not head.startswith("HEAD") or reply.endswith(b"\r\n\r\n")), reply
 
 
 def test_five_hundred_malformed_requests(server, capfd):
@@ -207,10 +216,20 @@ def test_one_computation_at_a_time(server, monkeypatch):
 
 
 def test_commands_that_cannot_be_served(tmp_path):
-    for args, says in ((["--port", "70000"], "--port is 70000"), (["--html", str(tmp_path / "x.html")], "which ones?"), ([str(tmp_path)], str(tmp_path)),
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    for args, says in ((["--port", "70000"], "--port is 70000"), (["--port", str(taken.getsockname()[1])], f"cannot serve at port {taken.getsockname()[1]}"), ([str(tmp_path), "--html", ""], "name a file"),
+                       ([str(tmp_path), "--html", str(tmp_path)], "name a file"), (["--html", str(tmp_path / "x.html")], "which ones?"), ([str(tmp_path)], str(tmp_path)),
                        ([str(tmp_path), "--html", str(tmp_path / "x.html")], str(tmp_path))):
         done = command("nano_ki.play", *args)
         assert done.returncode == 1 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def suppressed(port):
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        for _ in range(20):
+            ask(port, "/plan", ONE)
 
 
 @pytest.mark.slow
@@ -228,12 +247,30 @@ def test_from_the_command_to_a_policy_that_pushes_what_one_typed():
             if plan["done"]:
                 break
         took = time.monotonic() - began
+        busy = threading.Thread(target=lambda: suppressed(port))             # (a plan that is being computed is let end)
+        busy.start()
+        time.sleep(.02)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130 and process.stderr.read().strip() == "stopped"
     assert plan["done"] and took < 30, took                # (on an idle machine 4 seconds)
 
 
 # -- a report -----------------------------------------------------------------------------------------
+
+
+def test_runs_of_one_name_and_damaged_files_of_runs(runs, tmp_path):
+    """Both are shown, each by a name of its own; NaN is no JSON; a summary that is none is none."""
+    for name in ("a", "b"):
+        shutil.copytree(runs["ki"], tmp_path / name / "run")
+    (tmp_path / "a" / "run" / "summary.json").write_text("{}")
+    (tmp_path / "b" / "run" / "summary.json").write_text('{"torn": ')
+    (tmp_path / "a" / "run" / "metrics.jsonl").write_text('{"step": 20, "fast": NaN, "flow": 1.0, "gradient": {"vlm": Infinity}}\n')
+    names = play.named([tmp_path / "a" / "run", tmp_path / "b" / "run", runs["<pi0>"]])
+    assert list(names) == [str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run"), "<pi0>"]
+    play.report({name: folder for name, folder in names.items() if name != "<pi0>"}, tmp_path / "r.html")
+    text = re.search(r'id="data">(.*?)</script>', (tmp_path / "r.html").read_text(), re.S)[1]
+    data = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert [r["summary"] for r in data["runs"]] == [None, None] and data["runs"][0]["metrics"][0]["fast"] is None
 
 
 def test_nothing_is_fetched_and_names_are_escaped(page):

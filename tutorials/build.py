@@ -25,8 +25,8 @@ SETTINGS = dict(flow_draws=4, expert_updates=4, check_every=0, scenes=200)      
 
 
 def check_target(f):
-    for shape in ((4, 16, 3), (2, 5, 16, 3)):
-        action, noise = random(*shape), random(*shape, seed=1)
+    for shape, kind in (((4, 16, 3), torch.float), ((2, 5, 7, 2), torch.float), ((3, 16, 3), torch.double), ((16, 3), torch.float)):
+        action, noise = random(*shape).to(kind), random(*shape, seed=1).to(kind)
         like(f(action, noise), action - noise, "the velocity", mistakes=[("the sign is the papers' other one: here the velocity leads from noise to action", noise - action),
                                                                          ("that is the action; the velocity is what leads to it from the noise", action)])
 
@@ -57,7 +57,10 @@ def check_training_step(f):
         weights, parts, losses = case(old)
         if names == ("expert",):                                     # (an update of the expert alone: the cross-entropy is a plain 0)
             losses["ce"] = torch.zeros(())
-        norms = f(losses, {n: parts[n] for n in names}, alpha, limit)
+        given, before, now = losses.copy(), {n: x.item() for n, x in losses.items()}, {n: parts[n] for n in names}
+        norms = f(losses, now, alpha, limit)
+        demand(losses == given and {n: x.item() for n, x in losses.items()} == before and list(now) == list(names),
+               "it changes the losses, or the parts, that it was given: whoever called it may need them again (a += b changes the tensor a)")
         after = torch.cat([p.detach().flatten() for w in weights.values() for p in w])
         right, its = wanted(alpha, limit, names=names)
         like(after, right, "a weight after the step", mistakes=[
@@ -134,7 +137,7 @@ def main():
     parser.add_argument("--file", default=FILE, help="check this file instead of tutorials/my_vla.py")
     args = parser.parse_args()
     torch.manual_seed(0)
-    found = {name: check.answer(args.file, name, test) for name, (_, test) in PIECES.items()}
+    found = {name: check.answer(args.file, name, test, careful=name != "training_step") for name, (_, test) in PIECES.items()}
     for name, (exercise, _) in PIECES.items():
         print(f"{'[x]' if found[name]['passed'] else '[ ]'} {name:18s} page {exercise[:2]}   {'' if found[name]['passed'] else found[name]['says']}")
     if missing := [name for name in PIECES if not found[name]["passed"]]:

@@ -17,6 +17,7 @@ import re
 import signal
 import sys
 import time
+import tokenize
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def whole(*shape, high, seed=0):
 
 def tensors(given):
     """All tensors in these arguments, and in their lists and tuples, in order."""
+    given = list(given.values()) if isinstance(given, dict) else given
     return [given] if isinstance(given, torch.Tensor) else [x for part in given for x in tensors(part)] if isinstance(given, list | tuple) else []
 
 
@@ -265,7 +267,8 @@ def check_path(f):
     like(f(*(x.double() for x in one)), flow.path(*(x.double() for x in one)), "x_t in float64")
     like(f(*one), flow.path(*one), "x_t of one chunk [H, A], at a t without axes,")
     for batch, shape, why in (((3,), (3, 3), "broadcasts over waypoints without a word"), ((3,), (1,), "would give all chunks one time"), ((3,), (3, 1, 1), "has its two axes already"),
-                              ((3,), (), "would give all chunks one time"), *(((2, 5), shape, "is not one time for each chunk") for shape in ((5,), (2,), (2, 1), (1, 5), (5, 2)))):
+                              ((3,), (), "would give all chunks one time"),
+                              ((), (1,), "is not one time for one chunk"), ((), (3,), "broadcasts over waypoints without a word"), *(((2, 5), shape, "is not one time for each chunk") for shape in ((5,), (2,), (2, 1), (1, 5), (5, 2)))):
         demand(raises(lambda batch=batch, shape=shape: f(random(*batch, 3, 3), random(*batch, 3, 3), torch.rand(shape)), ValueError),
                f"actions {[*batch, 3, 3]} with times {list(shape)}: that must raise ValueError; it {why}")
 
@@ -463,17 +466,19 @@ def check_open_gates(f):
 
 @exercise("08.1", "cross_entropy", model.VLA.losses)
 def check_cross_entropy(f):
-    for pad, sure, batch, words in ((0, False, 3, 11), (7, False, 3, 11), (0, True, 3, 11), (2, False, 4, 5)):
+    for pad, sure, batch, words in ((0, False, 3, 11), (7, False, 3, 11), (0, True, 3, 11), (2, False, 4, 5), (0, "wrong", 3, 11)):
         logits, answer = random(batch, 6, words), whole(batch, 6, high=words, seed=3)
         answer[answer == pad] = 4
         answer[0, 2:], answer[1, 5:] = pad, pad
         if sure:                                  # of some tokens, so that their loss is exactly 0
-            logits[2, :4].scatter_(-1, answer[2, :4, None], 1e4)
+            logits[2, :4].scatter_(-1, (answer[2, :4, None] + (sure == "wrong")) % words, 1e4 if sure is True else 200.)
         logits.requires_grad_()
         got = tensor(f(logits, answer, pad), (), "the loss")
         each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), answer, reduction="none")
         real = answer != pad
         rows = (each * real).sum(1) / real.sum(1)
+        demand(sure != "wrong" or float(got) > .8 * float((each * real).sum() / real.sum()), "a token of which the model is sure, and wrong, costs too little: softmax and "
+               "then log, or a limit, cuts its loss off. Take log_softmax")
         like(got, (each * real).sum() / real.sum(), "the loss" if pad == 0 else f"the loss with pad {pad}", mistakes=[
             ("divided by all places, padding included: the loss depends on how much padding there is", (each * real).mean()),
             ("padding is predicted as if it were a word", each.mean()), ("that is the sum; wanted the mean", (each * real).sum()),
@@ -654,11 +659,19 @@ def answer_key(key):
     return f"{key.__module__.replace('.', '/')}.py, lines {first}-{first + len(lines) - 1}"
 
 
+def text_of(path):
+    """The source in a file, as Python itself would read it."""
+    with tokenize.open(path) as f:
+        return f.read()
+
+
 def load(path):
     """The file as a module, newly executed. Wrong if it imports what it may not."""
-    obeys(Path(path).read_text())
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    module = importlib.util.module_from_spec(spec)
+    demand(str(path).endswith(".py"), f"{path} is no Python file; its name must end in .py")
+    obeys(text_of(path))
+    name = f"answer_{Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)          # (dataclasses look there)
     spec.loader.exec_module(module)
     return module
 
@@ -668,7 +681,7 @@ def answer(path, name, check, right="right", hunt=None, careful=True):
     careful: what the function is given must stay as it is."""
     start, kind = time.perf_counter(), torch.get_default_dtype()
     try:
-        demand(hunt != print_of(Path(path).read_text()), "a bug hunt, and the file is as it came: read it, find the bug, mend it. Then ask again")
+        demand(hunt is None or hunt != print_of(text_of(path)), "a bug hunt, and the file is as it came: read it, find the bug, mend it. Then ask again")
         with limited(SECONDS):
             module = load(path)
             demand(hasattr(module, name), f"there is no function {name} in it")
