@@ -88,9 +88,9 @@ def test_steps_to_a_level(monkeypatch):
 def line(arm, seed, won, *flags, sets=("shown", "seen", "new_colour", "new_both")):
     """A line of post-training in which so many of 100 scenes are won."""
     outcome, half = evaluate.outcome(np.arange(100) < won), evaluate.outcome(np.arange(100) < won // 2)
-    return {"arm": arm, "seed": seed, "flags": [*flags, "--check-every", "100"], "samples_a_second": 500, "train_seconds": 50., "success": dict.fromkeys(sets, outcome),
+    return {"arm": arm, "seed": seed, "flags": [*flags, "--check-every", "100"], "steps": 600, "samples_a_second": 500, "train_seconds": 50., "success": dict.fromkeys(sets, outcome),
             "right_puck": dict.fromkeys(("new_colour", "new_both"), outcome), "vqa_after": {"where": .9, "colour": .9, "shape": won / 100},
-            "checks": [{"seconds": 20., "success": {"seen": half}}]}
+            "checks": [{"step": 200, "seconds": 20., "success": {"seen": half}}]}
 
 
 def test_the_map_pairs_runs_that_differ_by_the_line_alone():
