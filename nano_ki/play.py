@@ -27,7 +27,6 @@ from PIL import Image
 from nano_ki import checkpoint, episodes, evaluate, flow, language, probe, program, render, world
 from nano_ki.config import refuse
 from nano_ki.language import END, FIRST_FAST, NUMBER0
-from nano_ki.model import Batch
 from nano_ki.vit import HEAD, STRIDE, norm, queries_keys_values
 
 SHIPPED = {"ki": "knowledge insulation: a VLM that learned to act by FAST tokens, and an expert, with the stop-gradient",
@@ -255,7 +254,7 @@ class Server(ThreadingHTTPServer):
 def page(data):
     """play.html with its data: for a server {"policies": {name: what it is}}, for a report {"runs": [gather]}."""
     data |= {"half": world.HALF, "puck": world.PUCK, "finger": world.FINGER, "goals": dict(zip(world.GOALS, short(world.PLACES), strict=True)), "sets": SETS,
-             "rgb": {name: (255 * rgb).astype(int).tolist() for name, rgb in zip(world.COLOURS, render.RGB, strict=True)}, "shapes": world.SHAPES}
+             "rgb": {name: (255 * rgb).astype(int).tolist() for name, rgb in zip(world.COLOURS, render.RGB, strict=True)}, "bins": language.BINS}
     text = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     data = json.loads(json.dumps(data), parse_constant=lambda name: None)              # (JSON has no NaN)
     return text.replace("@DATA@", json.dumps(data).replace("<", "\\u003c"))           # ("<" inside a script must not end it)
@@ -272,7 +271,7 @@ def gather(path, name=None):
     batch = episodes.Data(replace(model.config, episodes=200), model.fast).batch()
     gradients, insulate = {}, model.insulate
     for way, model.insulate in (("with the stop-gradient", True), ("without", False)):
-        gradients[way] = probe.gradient_norms(model, Batch(*batch))
+        gradients[way] = probe.gradient_norms(model, batch)
     model.insulate = insulate
     for key in SETS:
         start = evaluate.test_scenes(key, SCENES, evaluate.CHECK_SEED, model.config.pucks)

@@ -40,10 +40,9 @@ def check_training_step(f):
             p.grad = torch.full_like(p, 9.)
         return weights, parts, {"ce": sum(p.pow(2).sum() for p in weights["vlm"]), "flow": sum(p.pow(3).sum() for p in weights["expert"])}
 
-    def wanted(alpha, limit, both=False, old=False, names=("vlm", "expert"), other=1., early=False, first=False):
+    def wanted(alpha, limit, both=False, old=False, names=("vlm", "expert"), other=1., first=False):
         weights, parts, losses = case(old)
         (other * losses["ce"] + alpha * losses["flow"]).backward()
-        limit = torch.inf if early else limit
         if both:
             torch.nn.utils.clip_grad_norm_([p for w in weights.values() for p in w], limit)
         norms = {n: float(torch.nn.utils.clip_grad_norm_(weights[n], torch.inf if both else limit)) for n in names}
@@ -69,7 +68,7 @@ def check_training_step(f):
             ("nothing is clipped, or only after the optimisers' steps", wanted(alpha, torch.inf, names=names)[0]),
             ("alpha weighs the cross-entropy; it is the weight of the flow loss", wanted(1., limit, other=alpha, names=names)[0]),
             ("only the first optimiser of each part has made a step", wanted(alpha, limit, first=True, names=names)[0]),
- ("alpha is not used: it is the weight of the flow loss", wanted(1., limit, names=names)[0]),
+            ("alpha is not used: it is the weight of the flow loss", wanted(1., limit, names=names)[0]),
             ("no weight has moved: no optimiser has made a step, or the gradients were gone by then", wanted(alpha, limit, names=())[0])])
         told.append((norms, its))
     for norms, its in told:

@@ -477,7 +477,7 @@ def check_cross_entropy(f):
         each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), answer, reduction="none")
         real = answer != pad
         rows = (each * real).sum(1) / real.sum(1)
-        demand(sure != "wrong" or float(got) > .8 * float((each * real).sum() / real.sum()), "a token of which the model is sure, and wrong, costs too little: softmax and "
+        demand(sure != "wrong" or got.item() > .8 * float((each * real).sum() / real.sum()), "a token of which the model is sure, and wrong, costs too little: softmax and "
                "then log, or a limit, cuts its loss off. Take log_softmax")
         like(got, (each * real).sum() / real.sum(), "the loss" if pad == 0 else f"the loss with pad {pad}", mistakes=[
             ("divided by all places, padding included: the loss depends on how much padding there is", (each * real).mean()),

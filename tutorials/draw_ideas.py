@@ -6,10 +6,9 @@ tokens, and a layer of the expert with its gates.
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
-from nano_ki import checkpoint, config, draw, evaluate, flow, program, world
+from nano_ki import checkpoint, config, draw, evaluate, flow, play, program, world
 from nano_ki.decoder import prefix_mask
 from nano_ki.expert import draw_mask
 from tutorials.draw_model import (
@@ -70,20 +69,12 @@ def flow_way():
     """A shipped policy's chunk on its way from noise: at the times of its Euler steps, on the table."""
     model = checkpoint.load_model(program.ROOT / "data" / "ki.pt")
     tables = evaluate.test_scenes("seen", 1, evaluate.CHECK_SEED)
-    image, prompt = evaluate.inputs(model, tables)
-    times = flow.times(model.config.euler_steps)
-    with torch.no_grad():
-        memory, noise, steps = model.remember(image, prompt), torch.randn(1, 1, 16, 3, generator=torch.Generator().manual_seed(1)), []
-
-        def velocity(x, t):
-            steps.append((x, model.expert(x, t, memory)))
-            return steps[-1][1]
-        end = flow.euler(velocity, noise, times)
+    times = flow.times(model.config.euler_steps).tolist()
+    way = np.array(play.plan(model, tables.take(slice(None)), seed=1)["plan"])               # (of x and y, at each time)
     side, size = 300, 250
     sheet, pen = sheet_of(side * len(times) + 20, side + 60)
-    for k, t in enumerate(times.tolist()):
-        x = model.fast.restore((steps[k][0] if k < len(steps) else end)[0, 0].numpy())[:, :2]
-        v = model.fast.restore((steps[k][0] + steps[k][1])[0, 0].numpy())[:, :2] - x if k < len(steps) else None
+    for k, (t, x) in enumerate(zip(times, way, strict=True)):
+        v = (way[k + 1] - x) / (times[k + 1] - t) if k + 1 < len(times) else None           # (an Euler step is its velocity times its length)
         left, top = 15 + k * side, 45
 
         def at(xy, left=left, top=top):

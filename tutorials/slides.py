@@ -6,11 +6,10 @@ Pictures and numbers come from tutorials/drawings and tutorials/results, so that
 """
 import base64
 import html
-import json
-import re
 from pathlib import Path
 
 from nano_ki import program
+from tutorials.studies import claims
 
 HERE = Path(__file__).parent
 # A slide: minutes, title, lines, picture ("" for none), what the teacher says and does. Lines that begin with $ are commands.
@@ -58,13 +57,10 @@ addEventListener("click", e => show(at + (e.clientX > innerWidth / 3 ? 1 : -1)))
 
 
 def arms():
-    """{arm: "success on seen .., on new both .., answers .."} of README's table."""
-    rows = re.findall(r"^\| \*\*(\w+)\*\*: ([^|]+) \| \d+ \| ([\d.]+) [^|]*\|[^|]*\| ([\d.]+) .*\| ([\d./ ]+) \|$", (HERE.parent / "README.md").read_text(), re.M)
-    ours = {name: f"{what}: {seen} on seen objects, {new} on new ones, answers {answers}" for name, what, seen, new, answers in rows}
-    joint = [m for m in map(json.loads, (HERE / "results" / "arms.jsonl").read_text().splitlines()) if m["arm"] == "joint"]
-    seen, new = (sum(m["success"][k]["rate"] for m in joint) / len(joint) for k in ("seen", "new_both"))
-    answers = " / ".join(f"{sum(m['vqa_after'][k] for m in joint) / len(joint):.2f}" for k in ("where", "colour", "shape"))
-    return ours | {"joint": f"the same without the detach: {seen:.2f} on seen objects, {new:.2f} on new ones, answers {answers}"}
+    """{arm: what it is, and its outcome}, in the words of README's table."""
+    lines, told = claims.by_arm(claims.read("arms")), {**claims.TOLD, "joint": "the same without the detach"}
+    return {a: f"{told[a]}: {claims.mean(mine, 'success', 'seen', 'rate'):.2f} on seen objects, {claims.mean(mine, 'success', 'new_both', 'rate'):.2f} on new ones, "
+               f"answers {claims.answers(mine, 'vqa_after')}" for a, mine in lines.items() if a in told}
 
 
 def slide(minute, title, lines, picture, notes, known):

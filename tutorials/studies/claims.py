@@ -45,6 +45,9 @@ LEVEL = .8
 DRAWN = ("ki", "joint", "pi0", "frozen")       # arms in the plots; the tables have all
 KINDS = ("where", "colour", "shape", "went")   # of question
 TWO_LOSSES = ("ki", "joint", "binned", "ki_no_vlm", "ki_no_fast", "pi0_vlm")          # arms whose VLM has a loss of its own beside flow
+# Arms of README, in the words of a newcomer.
+TOLD = {"ki": "subtask, FAST, questions and flow, with the detach", "pi0": "flow only, without the detach", "pi0_fast": "FAST only; acts token by token",
+        "frozen": "flow only, VLM kept fixed", "post": "a generalist, then flow on three other kinds, with the detach (no subtask)", "post_through": "the same without the detach"}
 # What each file of lines is, and the command that makes it.
 COMPARE = "python -m tutorials.studies.compare --arms"
 FILES = {
@@ -401,13 +404,11 @@ def wide():
 
 
 def readme_table():
-    """README's table: some arms, in the words of a newcomer."""
+    """README's table."""
     arms, sets = by_arm([*read("arms"), *plain(read("post"))]), ("seen", "new_colour", "new_both", "spatial", "goal", "long")
-    told = {"ki": "subtask, FAST, questions and flow, with the detach", "pi0": "flow only, without the detach", "pi0_fast": "FAST only; acts token by token",
-            "frozen": "flow only, VLM kept fixed", "post": "a generalist, then flow on three other kinds, with the detach (no subtask)", "post_through": "the same without the detach"}
     return table(["what is trained", "seeds", *names(sets), "answers"],
                  [[f"**{a}**: {words}", seeds_of(arms[a]), *(won(arms[a], s) for s in sets), answers(arms[a], "vqa_after")]
-                  for a, words in told.items() if a in arms])
+                  for a, words in TOLD.items() if a in arms])
 
 
 def plain(lines):
