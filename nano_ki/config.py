@@ -51,7 +51,7 @@ class Config:
     vlm_steps: int = 0              # steps of pre-training where --start is not there; 0: an error (0 to 1e8)
     expert_width: int = 64          # width of the action expert (1 to 8192)
     # -- Training
-    steps: int = 800                # training steps (1 to 1e8)
+    steps: int = 600                # training steps (1 to 1e8)
     batch: int = 64                 # samples in each step, besides those of --vlm-samples (1 to 65536)
     vlm_rate: float = .003          # Muon learning rate of the VLM's hidden matrices (1e-9 to 10)
     vlm_adam: float = .003          # AdamW learning rate of the VLM's embeddings and head (1e-9 to 10)
@@ -113,8 +113,8 @@ BOUNDS = {name: (float(found[1]), float(found[2])) for name, note in NOTES.items
           if (found := re.search(r"\((\S+) to (\S+)\)$", note))}
 FLOW = dict(subtask=False, fast_loss=False, vlm_samples=0)
 RECIPES = {"ki": {}, "joint": dict(insulate=False), "pi0": dict(FLOW, insulate=False), "frozen": FLOW,
-           "pi0_fast": dict(subtask=False, flow_loss=False, vlm_samples=0), "generalist": dict(flow_loss=False, vlm_rate=.01, vlm_adam=.01),
-           "post": dict(fast_loss=False, vlm_samples=0, start="data/generalist.pt", kinds="3", steps=600, vlm_rate=.01, vlm_adam=.01, flow_draws=2, expert_updates=1)}
+           "pi0_fast": dict(subtask=False, flow_loss=False, vlm_samples=0), "generalist": dict(flow_loss=False, steps=800, vlm_rate=.01, vlm_adam=.01),
+           "post": dict(fast_loss=False, vlm_samples=0, start="data/generalist.pt", kinds="3", vlm_rate=.01, vlm_adam=.01, flow_draws=2, expert_updates=1)}
 # `gpu` is large enough to keep one GPU busy, and its first run makes its VLM (22 M). `big` (408 M) measures speed.
 GPU = dict(image=96, pucks=4, rate=2, execute=16, fast_vocab=512, vlm_width=384, vit_depth=4, depth=8,
            expert_width=192, start="runs/vlm-gpu.pt", vlm_steps=6000, batch=256, vlm_samples=96, episodes=40000,

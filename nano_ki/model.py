@@ -44,6 +44,9 @@ class VLA(nn.Module):
         self.vlm = VLM(c.vlm_width, c.vit_depth, c.depth, c.image, FIRST_FAST + fast.vocab, SLOTS, longest)
         self.expert = Expert(c.expert_width, c.vlm_width, c.depth, fast.horizon, fast.dims)
         self.fast, self.insulate = fast, c.insulate
+        counts = torch.full((FIRST_FAST + fast.vocab,), longest)          # coefficients that each id stands for (a word: too many to fit)
+        counts[FIRST_FAST:], counts[END] = torch.from_numpy(fast.lengths), 0
+        self.register_buffer("counts", counts, persistent=False)
         self.said = LANDING * c.subtask                 # words with which the answer begins, and which the expert reads
 
     def memory_for_expert(self, memory):
@@ -140,13 +143,10 @@ class VLA(nn.Module):
     def allowed(self, tokens):
         """Which ids may follow: ids [B, j] -> bool [B, V]. First the words of a place. Then FAST tokens that do not overrun
         the chunk, and <end> when it is full: the rule of FAST.allowed, over the VLM's vocabulary and on its device."""
-        longest, ids = self.fast.horizon * self.fast.dims, torch.arange(FIRST_FAST + self.fast.vocab, device=tokens.device)
         if tokens.shape[1] < self.said:
-            return ((ids >= NUMBER0) & (ids < FIRST_FAST)).expand(len(tokens), -1)
-        # Coefficients that each id stands for. Words stand for none: they count as too long, and so never fit.
-        size = torch.full_like(ids, longest + 1)
-        size[FIRST_FAST:], size[END] = torch.from_numpy(self.fast.lengths), 0
-        left = longest - size[tokens[:, self.said:]].sum(1, keepdim=True)
-        mask = size <= left
+            words = torch.arange(len(self.counts), device=tokens.device)
+            return ((words >= NUMBER0) & (words < FIRST_FAST)).expand(len(tokens), -1)
+        left = self.fast.horizon * self.fast.dims - self.counts[tokens[:, self.said:]].sum(1, keepdim=True)
+        mask = self.counts <= left
         mask[:, END] = left[:, 0] == 0
         return mask

@@ -49,7 +49,7 @@ def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     for m in trained:
         m["success"]["shown"] = m["success"]["seen"]
     latency = [{"horizon": h, "by": by, "ms": 9.} | more for h in (8, 16, 32, 50) for by, more in (("FAST", {"tokens": 7}), ("flow, 5 steps", {}))]
-    for name, made in {"arms": lines, "post": trained, "rates": [{**m, "flags": slow} for m in lines], "latency": latency,
+    for name, made in {"default": lines[:3], "arms": lines, "post": trained, "rates": [{**m, "flags": slow} for m in lines], "latency": latency,
                        "expert": [{"setting": "as it is", "ms_a_step": 100, "curve": [[25, 250, .5]]}]}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(m) + "\n" for m in made))
     monkeypatch.setattr(claims, "RESULTS", tmp_path)

@@ -51,8 +51,9 @@ TOLD = {"ki": "subtask, FAST, questions and flow, with the detach", "pi0": "flow
 # What each file of lines is, and the command that makes it.
 COMPARE = "python -m tutorials.studies.compare --arms"
 FILES = {
+    "default": f"{COMPARE} ki --steps 600 --results tutorials/results/default.jsonl",
     "arms": f"{COMPARE} ki joint pi0 frozen pi0_fast",
-    "post": f"{COMPARE} post post_through --no-subtask --results tutorials/results/post.jsonl, and so on: each line says its command",
+    "post": f"{COMPARE} generalist --results tutorials/results/post.jsonl, then {COMPARE[31:]} post post_through --no-subtask --results tutorials/results/post.jsonl, and so on: each line says its command",
     "rates": f"{COMPARE} ki pi0 generalist --search --scenes 100",
     "expert": "python -m tutorials.studies.expert RUN, of a run of ki",
     "latency": "python -m tutorials.studies.claims --latency",
@@ -291,6 +292,16 @@ def every_set(lines):
     return "\n\n".join(out)
 
 
+def by_default(lines):
+    """The default run: each test set, and what its seeds have."""
+    def each(name):
+        return " ".join(f"{m['success'][name]['rate']:.3f}" for m in lines)
+    return table([f"{seeds_of(lines)} seeds", *names(world.TEST_SETS), "answers, book", "answers, robot pictures"],
+                 [["success", *(won(lines, s) for s in world.TEST_SETS), answers(lines, "vqa_after"), answers(lines, "vqa_after_robot")],
+                  ["of each seed", *map(each, world.TEST_SETS), "", ""],
+                  ["right puck moved most", *(won(lines, s, "right_puck") for s in world.TEST_SETS), "", ""]])
+
+
 def every_answer(lines):
     rows = [["*before training*", *(answers(lines[:1], f"vqa_before{where}", kinds=KINDS) for where in ("", "_robot")), "", "", "", ""]]
     for a, m in by_arm(lines).items():
@@ -362,6 +373,8 @@ QUESTIONS = [
 ]
 # title, file of lines, what makes the tables, what to know
 TABLES = [
+    ("The default run", "default", by_default,
+     "600 steps. The arms of all other tables have 800, for those that learn slowly; `ki` gains .01 from them. The 600 were chosen in validation scenes, where three seeds have .97 on seen, .94 on new shapes and .92 on new both."),
     ("Every test set", "arms", every_set,
      "*Five pucks*: five on the table. *Only colour said*, *only shape said*: commands in which the other word is left out, and which only one puck fits. The reference is shown all 48 kinds and nothing is left out for it, so that it says how hard each set is."),
     ("Every answer", "arms", every_answer,
