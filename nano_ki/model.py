@@ -108,7 +108,7 @@ class VLA(nn.Module):
         velocity = [self.expert(x[i], t[i], [(k[i, :, j], v[i, :, j]) for k, v in memory]) for i, j in parts if len(x[i])]
         return F.mse_loss(torch.cat(velocity).float(), torch.cat([target[i] for i, _ in parts]))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, image, prompt, generator=None, steps=None):
         """Flow: one pass over the prefix, the words of the subtask, then `steps` Euler steps on this memory -> chunks [B, H, A].
         The actions are normalised (fast.restore gives table units). steps: default config.euler_steps. One robot gets
@@ -130,7 +130,7 @@ class VLA(nn.Module):
             logits, memory = self.vlm.extend(word, number, memory)
         return memory
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act_tokens(self, image, prompt):
         """Autoregressive: where to land in words, then FAST tokens, of those that can still decode -> chunks [B, H, A]."""
         size = self.fast.horizon * self.fast.dims

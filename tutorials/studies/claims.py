@@ -53,7 +53,7 @@ COMPARE = "python -m tutorials.studies.compare --arms"
 FILES = {
     "default": f"{COMPARE} ki --steps 600 --results tutorials/results/default.jsonl",
     "arms": f"{COMPARE} ki joint pi0 frozen pi0_fast",
-    "post": f"{COMPARE} generalist --results tutorials/results/post.jsonl, then {COMPARE[31:]} post post_through --no-subtask --results tutorials/results/post.jsonl, and so on: each line says its command",
+    "post": f"{COMPARE} generalist --results tutorials/results/post.jsonl, then the same with --arms post post_through --no-subtask instead of the arm --results tutorials/results/post.jsonl, and so on: each line says its command",
     "rates": f"{COMPARE} ki pi0 generalist --search --scenes 100",
     "expert": "python -m tutorials.studies.expert RUN, of a run of ki",
     "latency": "python -m tutorials.studies.claims --latency",
@@ -351,25 +351,25 @@ def expert_alone(lines):
 # title, file of lines, what makes the table, picture, the answer (a sentence, written by hand from the table)
 QUESTIONS = [
     ("0. Is the premise given?", "arms", premise, None,
-     "What the VLM knows does not suffice, and it can be lost: left frozen it brings success on seen to .59, six tenths of `ki`; trained by flow alone (`pi0`, at the gentler of two rates) it answers .92 of the questions about the book, and on new both a third of the success is gone."),
+     "What the VLM knows does not suffice, and it can be lost: left frozen it brings success on seen to .59, six tenths of `ki`; trained by flow alone (`pi0`, at the lower of the two rates that were tried) it answers .92 of the questions about the book, and on new both a third of the success is gone."),
     ("1. Faster?", "arms", faster, "faster.png",
-     "No: `ki`, `joint` and `pi0` need 270 to 300 steps to a success of .8, where the paper has up to 7.5 times fewer, and of these `pi0` is first in seconds. Taught by questions, without FAST and the subtask, it takes twice as many; on a frozen VLM, or by FAST alone, .8 is not reached in 800. From a generalist (`two_stage`) it takes 250."),
+     "No. `ki`, `joint` and `pi0` all need 270 to 300 steps to a success of .8, and of these `pi0` is first in seconds. In the paper `ki` needs up to 7.5 times fewer than flow alone. Where only questions teach the VLM besides flow (`pi0_vlm`, `ki_no_fast`), twice as many steps are needed; on a frozen VLM, or by FAST alone, .8 is not reached in 800. From a generalist (`two_stage`) it takes 250."),
     ("2. Runs faster?", "latency", runs_faster, "latency.png",
      "Yes: a chunk by flow takes 6 ms on one (slow) core however many numbers it has, and a FAST token about 1 ms. At a humanoid's shape (30 steps of 26 dimensions, 61 tokens and <end>; random weights) flow is 13 times as fast as FAST tokens and 160 times as fast as one token a number."),
     ("3. Generalises?", "arms", generalises, "generalises.png",
-     "To left-out places, goals and second commands all do that push well at all. To new objects those do whose VLM goes on being taught words about objects: a subtask (`ki`, `joint` .96, without questions .91) or questions (`pi0_vlm` .84, `ki_no_fast` .83). Flow alone reaches .72. With one token a number in place of FAST (`binned`) it is .86 (two seeds)."),
+     "To left-out places, goals and second commands all do that push well at all. To new objects those do whose VLM goes on being taught words about objects: a subtask (`ki`, `joint` .96, without questions .91) or questions (`pi0_vlm` .84, `ki_no_fast` .83). Flow alone reaches .72. With one token a number in place of FAST (`binned`) it is .88."),
     ("4. Keeps knowledge?", "arms", keeps, "keeps.png",
-     "Whoever goes on being asked keeps the book, and learns to answer about the robot's table. Who says a subtask and is asked nothing keeps the places alone (`ki_no_vlm`); `pi0` loses a tenth of the book's shapes, and on the robot's table finds colours and shapes but no longer places; FAST alone loses nearly every answer."),
+     "Whoever goes on being asked keeps the book, and learns to answer about the robot's table. An arm with a subtask and no questions keeps only the places (`ki_no_vlm`); `pi0` loses a tenth of the book's shapes, and on the robot's table finds colours and shapes but no longer places; FAST alone loses nearly every answer."),
     ("5. Both losses needed? VLM data needed?", "arms", needed, "needed.png",
-     "Words are needed, and the subtask's are nearly enough for pushing: with them and FAST, and without a question, new objects are still pushed at .91, but colours and shapes are forgotten. Questions alone reach .87 on seen, flow alone .95 and .72 on new objects; FAST without the subtask is not learned in 800 steps."),
-    ("6. Is a dial gone?", "post", dial, "dial.png",
+     "The VLM must be taught words. For pushing, the words of the subtask are nearly enough: with them and FAST, and without a question, new objects are still pushed at .91, but colours and shapes are forgotten. Questions alone reach .87 on seen, flow alone .95 and .72 on new objects; FAST without the subtask is not learned in 800 steps."),
+    ("6. Does the detach save one from choosing a rate?", "post", dial, "dial.png",
      "Yes. Without the detach, whoever picks the VLM's rate by success on the shown kinds picks .01 or .03 (.95 each after 600 steps), and has .55 or .38 on the twelve kinds, where the detach has .82. Trained three times as long the pick is .01 (.98), with .50 on the twelve and .03 of the answers, where the detach has .90 and .98. The rate that keeps most answers, .001, then gives .81 on the twelve and .45 on new both, where the detach has .72."),
-    ("7. Why?", "arms", why, "why.png",
+    ("7. Why does the detach change so little in joint training?", "arms", why, "why.png",
      "Because flow pulls at the VLM a tenth as hard as the cross-entropy, and neither with it nor against it (cosine 0 to .1): as long as the VLM has a loss of its own there is little to insulate from."),
     ("8. Who teaches the VLM new sights faster?", "arms", teach, "teach.png",
-     "FAST and the subtask (.96 on seen after 800 steps), then flow (.95), then questions (.87); FAST tokens alone, acting token by token, stay at .15. So it is the subtask's words that teach, and the paper's order shows with them only."),
+     "FAST and the subtask (.96 on seen after 800 steps), then flow (.95), then questions (.87); FAST tokens alone, acting token by token, stay at .15. So it is the subtask's words that teach, and the order that the paper found appears only with these words."),
     ("9. When does the line decide?", "post arms", mapped, "map.png",
-     "In post-training on less than the generalist knows. It knows twelve kinds and gets a new expert, trained by flow alone on three others: on these it looks better without the detach (.95 against .87), while success on the twelve is .55 in place of .82, and answers .13 in place of .98; three times as long, .50 in place of .90. Shown all twelve again, it pushes these better without (.92 against .87), new objects worse (.56 against .64), and forgets the answers all the same. With FAST in the batch, there or in joint training, the line changes nothing; taught by questions alone it changes nothing either (.87 and .89); where nothing else teaches the VLM it starves it."),
+     "In post-training on less than the generalist knows. It knows twelve kinds and gets a new expert, trained by flow alone on three others: on these it looks better without the detach (.95 against .87), while success on the twelve is .55 in place of .82, and answers .13 in place of .98; three times as long, .50 in place of .90. Shown all twelve again, it pushes these better without (.92 against .87), new objects worse (.56 against .64), and forgets the answers all the same. With FAST in the batch, there or in joint training, the line changes nothing; taught by questions alone it changes nothing either (.87 and .89); where nothing else teaches the VLM, the detach leaves it without any teaching."),
 ]
 # title, file of lines, what makes the tables, what to know
 TABLES = [
@@ -391,9 +391,9 @@ TABLES = [
      "A new expert on the finished VLM of a `ki` run; one seed, 200 validation scenes, so that differences below .07 may be chance. Measured before the expert went without the picture in half of the samples. On a memory that stays nothing that was tried is clearly faster than the default. Two waypoints in a token learn faster than one; a wide expert is slow; a fifth layer that reads the VLM's output adds nothing: what the expert needs stands in the keys and values already."),
 ]
 PREFACE = """Written by `python -m tutorials.studies.claims` from the lines beside this page; do not edit it. Every arm has the same
-demonstrations, steps and scenes (400 in each test set) for each seed; what an arm is: the first of [the wide tables](tables.md#every-test-set). (With the detach a step has four updates of the
-expert on one memory, without it one of as many draws, but for post-training, where it is one.) Intervals are 95 % bootstrap intervals over
-seeds *and* scenes. Where there is one seed, they know of scenes only."""
+demonstrations, steps and scenes (400 in each test set) for each seed; what an arm is: [a wide table](tables.md#every-test-set) says. (Post-training has demonstrations and steps of its own. With the detach the expert is updated
+four times in a step, each time on a quarter of the draws. Without it there is one update on all draws. In post-training there is one update in both.)
+Intervals are 95 % bootstrap intervals over seeds *and* scenes. With one seed, an interval covers the chance of scenes only."""
 
 
 def section(title, files, make, plot, answer):
