@@ -1,7 +1,7 @@
 """The action expert: a small transformer that reads the VLM's memory and predicts flow velocities.
 
-It has weights of its own (queries, keys, values, output, MLP) at its own width, one layer per layer of the VLM. In layer l its
-action tokens attend to the memory (K, V) that the VLM's layer l left and to each other (arXiv 2505.23705, section 4). Flow
+It has weights of its own (queries, keys, values, output, MLP) at its own width, and as many layers as the VLM. In layer l its
+action tokens attend to each other, and to the memory (K, V) that layer l of the VLM left (arXiv 2505.23705, section 4). Flow
 time enters every layer by adaptive RMSNorm: scale, shift and gate computed from t. The gates start at 0. Beware when testing:
 a closed gate lets no gradient through, so at step 0 the flow loss does not reach the VLM even without the detach.
 

@@ -10,8 +10,8 @@
     (*) in half of the training samples less: VLA.flow_loss
 
 The expert must not see FAST tokens: they are the answer, and they do not exist yet when the robot acts. The
-paper has one transformer with two weight sets (arXiv 2505.23705). No VLM token attends to the expert, so the
-same is computed here in two passes: the VLM leaves (K, V) of the prefix and of its first words in each layer, and the
+paper has one transformer with two weight sets (arXiv 2505.23705). No VLM token attends to the expert, so two
+passes compute the same here: the VLM leaves (K, V) of the prefix and of its first words in each layer, and the
 expert runs on this memory. Training and acting share that code, and insulation is one `.detach()`: `VLA.memory_for_expert`.
 
 Read next: train.py (the two losses are added up there), probe.py
