@@ -3,7 +3,7 @@
 Each field is a flag (--steps 500, --insulate / --no-insulate), and its comment is the help text of that flag. A
 recipe says which losses there are and whether the flow loss reaches the VLM. A preset says how large the model is.
 
-Try it: python -m nano_ki.train --help          Read next: world.py
+Try it: python -m nano_ki.train --help          Read next: vit.py
 """
 import argparse
 import inspect
@@ -113,8 +113,8 @@ BOUNDS = {name: (float(found[1]), float(found[2])) for name, note in NOTES.items
           if (found := re.search(r"\((\S+) to (\S+)\)$", note))}
 FLOW = dict(subtask=False, fast_loss=False, vlm_samples=0)
 RECIPES = {"ki": {}, "joint": dict(insulate=False), "pi0": dict(FLOW, insulate=False), "frozen": FLOW,
-           "pi0_fast": dict(subtask=False, flow_loss=False, vlm_samples=0), "generalist": dict(flow_loss=False, steps=800, vlm_rate=.01, vlm_adam=.01),
-           "post": dict(fast_loss=False, vlm_samples=0, start="data/generalist.pt", kinds="3", vlm_rate=.01, vlm_adam=.01, flow_draws=2, expert_updates=1)}
+           "pi0_fast": dict(subtask=False, flow_loss=False, vlm_samples=0), "generalist": dict(flow_loss=False, vlm_rate=.01, vlm_adam=.01),
+           "post": dict(fast_loss=False, vlm_samples=0, steps=600, start="data/generalist.pt", kinds="3", vlm_rate=.01, vlm_adam=.01, flow_draws=2, expert_updates=1)}
 # `gpu` is large enough to keep one GPU busy, and its first run makes its VLM (22 M). `big` (408 M) measures speed.
 GPU = dict(image=96, pucks=4, rate=2, execute=16, fast_vocab=512, vlm_width=384, vit_depth=4, depth=8,
            expert_width=192, start="runs/vlm-gpu.pt", vlm_steps=6000, batch=256, vlm_samples=96, episodes=40000,
@@ -158,10 +158,10 @@ def make(**given):
     refuse(device not in ("auto", best, *others), f"--device is {device}, but there is none on this machine; use {best}")
     if device == "auto" and not given.get("resume"):                # (a run that goes on has a device of its own)
         device = best
-    preset = ("gpu" if device == "cuda" else "laptop") if preset == "auto" else preset
+    preset = ("gpu" if device == "cuda" and recipe != "post" else "laptop") if preset == "auto" else preset    # (data/generalist.pt is small)
     refuse(given.get("threads", 0) > (most := os.cpu_count() or 1), f"--threads is {given.get('threads')}; this machine has {most} cores")
     refuse(os.path.isdir(ship := given.get("ship", "")), f"--ship is {ship}, a folder; name a file, such as {os.path.join(ship, 'generalist.pt')}")
-    chosen = {**PRESETS.get(preset, {}), **RECIPES.get(recipe, {}), **given, "device": device, "preset": preset}
+    chosen = {"steps": 800 if recipe == "generalist" else Config.steps, **PRESETS.get(preset, {}), **RECIPES.get(recipe, {}), **given, "device": device, "preset": preset}
     return check(Config(**chosen))                                  # (it refuses unknown presets and recipes)
 
 def devices():

@@ -4,7 +4,7 @@ The expert's waypoints are executed with an offset, for 4 to 16 steps before the
 moment gives one sample: what is seen, and the *clean* stroke from there. Noise in the states and none in the
 labels is what teaches recovery. Demonstrations that fail are dropped, because their states lead nowhere.
 
-Try it: python -m nano_ki.episodes          Read next: vit.py
+Try it: python -m nano_ki.episodes          Read next: evaluate.py
 """
 import re
 import signal

@@ -24,7 +24,7 @@ class ExpertBlock(nn.Module):
         self.up, self.down = linear(width, 4 * width), linear(4 * width, width)
 
     def forward(self, x, modulation, memory, mask):
-        """x [B, R, H, E], modulation [B, R, 6, 1, E], memory (k, v) [B, N, T, K], mask bool [R * H, T + R * H] or None."""
+        """x [B, R, S, E]: S action tokens in each of R draws. modulation [B, R, 6, 1, E], memory (k, v) [B, N, T, K], mask bool [R * S, T + R * S] or None."""
         scale1, shift1, gate1, scale2, shift2, gate2 = modulation.unbind(-3)
         h = torch.addcmul(shift1, norm(x), scale1).flatten(1, 2)
         q, k, v = queries_keys_values(h, self.q, self.k, self.v)
@@ -58,17 +58,17 @@ class Expert(nn.Module):
         """Noisy chunks x [B, R, H, A] at times t [B, R], memory of B samples -> velocity [B, R, H, A].
         The R draws of one sample share its memory and do not see each other. modulation: of t, where it is known."""
         modulation = self.modulation(t) if modulation is None else modulation
-        h = self.enter(x.unflatten(2, (-1, PATCH)).flatten(3)) + self.position                     # [B, R, H / PATCH, E]
+        h = self.enter(x.unflatten(2, (-1, PATCH)).flatten(3)) + self.position                     # [B, R, S = H / PATCH, E]
         mask = draw_mask(memory[0][0].shape[2], *h.shape[1:3], h.device) if h.shape[1] > 1 else None
         for block, layer, kv in zip(self.blocks, modulation.unbind(-4), memory, strict=True):
             h = block(h, layer, kv, mask)
         return self.leave(norm(h)).view_as(x)
 
-def draw_mask(prefix, draws, horizon, device=None):
-    """bool [R * H, T + R * H]: every action token sees the whole memory and the tokens of its own draw."""
+def draw_mask(prefix, draws, tokens, device=None):
+    """bool [R * S, T + R * S]: each of S action tokens sees the whole memory and the tokens of its own draw."""
     own = torch.eye(draws, dtype=torch.bool, device=device)
-    own = own.repeat_interleave(horizon, 0).repeat_interleave(horizon, 1)
-    return torch.cat((own.new_ones(draws * horizon, prefix), own), 1)
+    own = own.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+    return torch.cat((own.new_ones(draws * tokens, prefix), own), 1)
 
 if __name__ == "__main__":
     expert, x = Expert(width=96, inner=64, depth=4, horizon=16, dims=3), torch.randn(8, 2, 16, 3)

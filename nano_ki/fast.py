@@ -11,7 +11,7 @@ Smooth motion has few large coefficients, all at low frequency. The others are z
 runs of zeros into one token. A = ceil(gamma * reach * sqrt(H)) is so large that no chunk with |x| <= reach
 leaves -A..A (Cauchy-Schwarz). A sequence drawn under the mask `allowed` always decodes. Needs numpy alone.
 
-Try it: python -m tutorials.studies.fast [FILE.npz --horizon 30]          Read next: episodes.py
+Try it: python -m tutorials.studies.fast [FILE.npz --horizon 30]          Read next: config.py
 """
 import json
 import os

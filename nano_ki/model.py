@@ -14,7 +14,7 @@ paper has one transformer with two weight sets (arXiv 2505.23705). No VLM token 
 passes compute the same here: the VLM leaves (K, V) of the prefix and of its first words in each layer, and the
 expert runs on this memory. Training and acting share that code, and insulation is one `.detach()`: `VLA.memory_for_expert`.
 
-Read next: train.py (the two losses are added up there), probe.py
+Read next: episodes.py (or at once train.py, where the two losses are added up)
 """
 from collections import namedtuple
 

@@ -3,7 +3,7 @@
 Each step brings new pages with one, two or three pucks (one is the easiest to learn from) and a caption or a question
 about each (language.LESSONS). The result ships as data/vlm.pt, its provenance beside it. Every policy starts from it, or from a generalist that did.
 
-Try it: python -m nano_ki.pretrain --steps 500 --out my_vlm.pt          Read next: model.py
+Try it: python -m nano_ki.pretrain --steps 500 --out my_vlm.pt          Read next: train.py
 """
 import json
 import os

@@ -7,7 +7,7 @@
 `train_step` is the method: two losses are added up, and each part is clipped and updated on its own. The rest
 of this file prepares it, watches it and saves what it made, in the run's folder (checkpoint.FILES).
 
-Read next: evaluate.py
+Read next: play.py
 """
 import os
 import sys

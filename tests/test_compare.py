@@ -35,11 +35,33 @@ def test_every_arm_is_a_valid_run():
         assert configuration.parse([*flags, "--device", "cpu"]).steps == (600 if "post" in flags else 800), arm
 
 
+def test_a_larger_preset_keeps_its_own_steps():
+    """800 and 600 steps are the laptop's: a preset that says how many is not cut to them, in one run or in a comparison."""
+    steps = {(preset, recipe): configuration.make(device="cpu", preset=preset, recipe=recipe, pucks=3).steps
+             for preset in ("laptop", "gpu") for recipe in ("ki", "generalist", "post")}
+    assert list(steps.values()) == [600, 800, 600, configuration.GPU["steps"], configuration.GPU["steps"], 600]
+    ran = []
+    with patch.object(compare, "run_all", lambda jobs, *rest: ran.extend(jobs) or 0), patch.object(compare, "side_by_side", lambda *_: None):
+        for more in ([], ["--preset", "gpu"], ["--preset", "gpu", "--steps", "7"]):
+            with patch.object(sys, "argv", ["compare", "--arms", "ki", "--seeds", "0", *more]):
+                compare.main()
+    assert [configuration.parse([*compare.ARMS[arm][0], *flags, "--device", "cpu"]).steps for arm, _, flags in ran] == [800, configuration.GPU["steps"], 7]
+
+
+def test_post_training_fits_the_generalist_that_ships_on_a_gpu_too():
+    """`--recipe post` alone, on a machine with a GPU: the sizes of data/generalist.pt, not those of the larger preset."""
+    with patch.object(configuration, "devices", lambda: ["cuda", "cpu"]):
+        post, ki = (configuration.make(recipe=recipe) for recipe in ("post", "ki"))
+    assert ki.preset == "gpu" and post.preset == "laptop" and post.device == "cuda"
+    assert checkpoint.begin(post.start, post)[1] is not None
+
+
 def test_post_training_arms_start_from_a_generalist_of_their_own_seed(tmp_path, capsys):
     tiny = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items() if k != "start" and k not in ("flow_draws", "vlm_samples")]
     args = ["compare", "--arms", "post", "--seeds", "1", "--results", str(tmp_path / "r.jsonl"), "--folder", str(tmp_path / "runs"), "--jobs", "1",
-            *tiny, "--steps", "2", "--episodes", "300"]
-    with patch.object(sys, "argv", args), patch.dict(compare.ARMS, {"generalist": (["--recipe", "generalist", "--start="], "")}):
+            *tiny, "--steps", "2", "--episodes", "300", "--no-subtask"]
+    short = ["--steps", "2", "--batch", "8", "--scenes", "2"]
+    with patch.object(sys, "argv", args), patch.dict(compare.ARMS, {"generalist": (["--recipe", "generalist", "--start=", *short], "")}):
         compare.main()
     made, lines = {p.name.split("_")[0]: p for p in (tmp_path / "runs").iterdir() if p.is_dir()}, compare.lines_of(tmp_path / "r.jsonl")
     assert [m["arm"] for m in lines] == ["generalist", "post"] and {m["seed"] for m in lines} == {1}
@@ -47,6 +69,18 @@ def test_post_training_arms_start_from_a_generalist_of_their_own_seed(tmp_path, 
     assert second["fast"].state() == first["fast"].state() and second["config"].kinds == "3"
     assert all(torch.equal(first["model"][k], v) for k, v in second["model"].items() if k.startswith("vlm."))
     assert "shown" in lines[1]["success"] and "shown" not in lines[0]["success"]
+    assert first["config"].subtask and not second["config"].subtask          # (what is changed is changed in stage two)
+    assert first["config"].episodes == second["config"].episodes == 300
+
+
+def test_stage_one_has_the_world_and_the_sizes_of_stage_two_but_not_its_losses():
+    plain = compare.stage_one([])
+    both = ["--vlm-width", "32", "--no-holes", "--image=32", "--tokens", "binned"]
+    own = ["--steps", "9", "--no-subtask", "--fast-loss", "--vlm-samples=3", "--kinds", "all", "--no-insulate", "--check-every", "0", "--scenes", "4"]
+    assert compare.stage_one(own) == plain and compare.stage_one([*own, *both]) == [*plain, *both] == compare.stage_one([*both, *own])
+    assert configuration.parse([*compare.ARMS["generalist"][0], *plain, *both, "--device", "cpu"]).subtask
+    folders = {compare.folder_of("generalist", 0, compare.stage_one(flags), "runs") for flags in ([], own, both)}
+    assert len(folders) == 2                               # one generalist serves all that is changed in stage two
 
 
 def test_only_the_leaking_expert_sees_the_answer(tiny, data, batch):
@@ -318,9 +352,9 @@ def test_ways_between_the_line_and_no_line(way, data, batch):
 
 
 def test_runs_that_differ_live_apart():
-    """One generalist of a seed serves what starts from it, whatever flags that has; a search has one for each rate."""
+    """Each arm, seed and set of flags has a folder of its own; a search has one for each rate."""
     folder = compare.folder_of
-    assert folder("generalist", 0, ["--steps", "9"], "r") == folder("generalist", 0, [], "r") != folder("generalist", 1, [], "r")
+    assert folder("generalist", 0, [], "r") != folder("generalist", 1, [], "r")
     for arm in ("generalist", "ki"):
         assert len({folder(arm, 0, ["--vlm-rate", rate, "--validate"], "r") for rate in ("0.003", "0.01")}) == 2
-    assert folder("post", 0, ["--steps", "9"], "r") != folder("post", 0, [], "r")
+        assert folder(arm, 0, ["--steps", "9"], "r") != folder(arm, 0, [], "r")

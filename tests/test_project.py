@@ -88,6 +88,15 @@ def test_readmes_commands_run(tmp_path):
     assert ran == set(small) and (tmp_path / "report.html").exists()
 
 
+def test_read_next_goes_through_the_map_from_top_to_bottom_and_ends():
+    order = re.findall(r"\(nano_ki/(\w+)\.py\)", (ROOT / "README.md").read_text().split("## Map")[1].split("## ")[0])
+    way = ["world"]
+    while found := re.search(r"Read next: (\w+)\.py", (ROOT / f"nano_ki/{way[-1]}.py").read_text()):
+        assert order.index(found[1]) > order.index(way[-1]), f"{way[-1]}.py sends its reader back, to {found[1]}.py"
+        way.append(found[1])
+    assert way[-1] == order[-1] == "play" and {"vit", "decoder", "flow", "expert", "model", "train"} <= set(way)
+
+
 def test_readme_links_lead_somewhere():
     for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
         assert link.startswith("https://arxiv.org/") or (ROOT / link).exists(), link

@@ -53,11 +53,12 @@ ARMS = {
     "reference": (["--kinds", "all", "--no-holes"], "ki, demonstrations of all 48 kinds, nothing left out"),
     "blind": (["--recipe", "frozen", "--blind"], "frozen, and not told the object and the goal"),
 }
-# All but those that post-train: two hundred steps more than the default run, for the arms that learn slowly.
+# All but those that post-train: two hundred steps more than the default run (on a laptop), for the arms that learn slowly.
 ARMS |= {arm: (["--steps", "800", *flags], what) for arm, (flags, what) in ARMS.items() if not arm.startswith(("generalist", "post"))}
 PROGRAMS = {"leak": "tutorials.studies.leak"}   # what trains an arm, if not the next
 PROGRAMS |= {f"post_{way}": f"tutorials.studies.between {way}" for way in ("tenth", "late", "held")}
 TRAIN = "tutorials.studies.watched"            # nano_ki.train that measures gradients on the way
+STAGES = ("The world and its demonstrations", "The model", "The machine", "Studies: what only comparisons change")   # flags of both stages
 OWN = {"seed", "out", "resume", "overwrite"}   # settings that a comparison sets itself
 CHILDREN = []                                  # all processes that were started
 QUICK = ("ki", "pi0", "frozen")                # for --quick: a quarter of an hour on two slow cores
@@ -74,10 +75,21 @@ TIMED = 40                                     # steps that tell how long a step
 
 
 def folder_of(arm, seed, flags, root):
-    """Where a run lives until it is finished, and after: one folder for each arm, seed and set of flags (one generalist a seed,
-    but in a search)."""
-    words = [arm, f"seed{seed}", *(f.lstrip("-") for f in flags if arm != "generalist" or "--validate" in flags)]
-    return Path(root) / "_".join(words).replace("/", "-")
+    """Where a run lives until it is finished, and after: one folder for each arm, seed and set of flags."""
+    return Path(root) / "_".join([arm, f"seed{seed}", *(f.lstrip("-") for f in flags)]).replace("/", "-")
+
+
+def stage_one(flags):
+    """Flags of the generalist on which a run with these flags begins: the same world, sizes and machine. Losses, steps and the
+    kinds that are shown are those of stage two alone."""
+    kept, keep = [], False
+    for word in flags:
+        if word.startswith("--"):
+            name = word[2:].split("=")[0].replace("-", "_")
+            name = name if name in configuration.HEADINGS else name.removeprefix("no_")
+            keep = configuration.HEADINGS.get(name) in STAGES and name not in ("kinds", "start")
+        kept += [word] * keep
+    return [*chosen(lines_of(RESULTS / "rates.jsonl"), "generalist"), "--check-every", str(CHECK_EVERY), *kept]
 
 
 def run(arm, seed, flags, results, root, threads):
@@ -93,7 +105,7 @@ def run(arm, seed, flags, results, root, threads):
         if child.returncode:
             print(f"{arm} seed {seed} failed:\n{said[-2000:]}", file=sys.stderr, flush=True)
         return not child.returncode
-    first = os.path.relpath(folder_of("generalist", seed, [], root), ROOT)
+    first = os.path.relpath(folder_of("generalist", seed, stage_one(flags), root), ROOT)
     command = [first if flag == "GENERALIST" else flag for flag in ARMS[arm][0]] + [*flags, "--seed", str(seed)]
     if not (out / "summary.json").exists():
         begun = checkpoint.there(out) and "between" not in PROGRAMS.get(arm, "")         # (those cannot go on, and begin again)
@@ -288,6 +300,9 @@ def main():
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
     search = lines_of(RESULTS / "rates.jsonl")
     changes = swept(args.sweep) if args.sweep else [[]]
+    ahead = [("generalist", seed, stage_one([*change, *flags])) for seed in args.seeds for change in changes if any("GENERALIST" in ARMS[arm][0] for arm in args.arms)]
+    ahead = [job for k, job in enumerate(ahead) if job not in ahead[:k] and not (folder_of(*job, args.folder) / "summary.json").exists()]     # (one serves all that follows)
+    failed = run_all(ahead, results, args.folder, args.jobs, threads) if ahead else 0
     jobs = []
     for seed in args.seeds:
         for arm in args.arms:
@@ -297,12 +312,12 @@ def main():
             for change in changes:
                 for rate in rates:
                     mine = [*rate, *change, *flags]
+                    larger = configuration.PRESETS[configuration.parse([*ARMS[arm][0], *mine]).preset].get("steps")
+                    if larger and "--steps" in ARMS[arm][0]:            # (those of ARMS are the laptop's)
+                        mine = ["--steps", str(larger), *mine]
                     if args.budget:
                         mine += ["--steps", str(int(args.budget / seconds_a_step(arm, mine, args.folder, threads)))]
                     jobs.append((arm, seed, mine))
-    ahead = [("generalist", seed, [*chosen(search, "generalist"), *flags]) for seed in args.seeds if any("GENERALIST" in ARMS[arm][0] for arm in args.arms)]
-    ahead = [job for job in ahead if not (folder_of(*job, args.folder) / "summary.json").exists()]        # (one serves all that follows)
-    failed = run_all(ahead, results, args.folder, args.jobs, threads) if ahead else 0
     failed += run_all([job for job in jobs if job not in ahead], results, args.folder, args.jobs, threads)
     if not (failed or args.search or args.sweep):
         shown = {f"{job[0]}, seed {job[1]}": folder_of(*job, args.folder) for job in jobs if job[1] == args.seeds[0]}
