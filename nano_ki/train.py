@@ -81,7 +81,7 @@ def train(config, stop=lambda step: False, policy=VLA, watch=lambda model, data:
     about settings, folders and files. Under torchrun every rank calls it; rank 0 alone writes and returns."""
     began, first = time.perf_counter(), "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
     tell = say if first else lambda text: None
-    out = checkpoint.open_folder(config) if first else None
+    out, saved, job = checkpoint.open_folder(config) if first else None, None, None
     claim = program.claimed(out / checkpoint.CLAIM, f"the folder {out}") if first else nullcontext()
     with claim, ranks.threads_kept():
         try:
@@ -95,11 +95,11 @@ def train(config, stop=lambda step: False, policy=VLA, watch=lambda model, data:
                     return finish(job, size, began) if rank == 0 else None
                 tell(f"stopped after step {job.step}; go on with: python -m nano_ki.train --resume --out {out}")
         except KeyboardInterrupt:
-            if not first or not checkpoint.there(out):
+            if not (saved or job) or not first or not checkpoint.there(out):       # (what is there is another run's)
                 raise
             say(f"stopped; go on with: python -m nano_ki.train --resume --out {out}")
         except OSError as error:
-            if not first or not checkpoint.there(out):
+            if not (saved or job) or not first or not checkpoint.there(out):
                 raise
             raise OSError(f"{error}, then go on with --resume --out {out}. What was written before is intact") from None
 

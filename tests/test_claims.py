@@ -88,7 +88,7 @@ def test_steps_to_a_level(monkeypatch):
 def line(arm, seed, won, *flags, sets=("shown", "seen", "new_colour", "new_both")):
     """A line of post-training in which so many of 100 scenes are won."""
     outcome, half = evaluate.outcome(np.arange(100) < won), evaluate.outcome(np.arange(100) < won // 2)
-    return {"arm": arm, "seed": seed, "flags": [*flags, "--check-every", "100"], "steps": 600, "samples_a_second": 500, "train_seconds": 50., "success": dict.fromkeys(sets, outcome),
+    return {"arm": arm, "seed": seed, "flags": [*flags, "--check-every", "100"], "steps": 600 if "post" in arm else 800, "samples_a_second": 500, "train_seconds": 50., "success": dict.fromkeys(sets, outcome),
             "right_puck": dict.fromkeys(("new_colour", "new_both"), outcome), "vqa_after": {"where": .9, "colour": .9, "shape": won / 100},
             "checks": [{"step": 200, "seconds": 20., "success": {"seen": half}}]}
 
@@ -98,13 +98,15 @@ def test_the_map_pairs_runs_that_differ_by_the_line_alone():
     lines = [line(arm, seed, 80 - 30 * (arm == "post_through"), *plain) for arm in ("post", "post_through") for seed in (0, 1)]
     lines += [line("post_through", 0, 60, *slow), line("post_through", 0, 20, *plain, "--steps", "1800"), line("post_tenth", 1, 70, *plain),
               line("ki", 0, 90, sets=("seen", "new_colour", "new_both")), line("joint", 0, 70, sets=("seen", "new_colour", "new_both")), line("leak", 0, 10)]
-    (name, base, mine), (other, joint, theirs) = post.bases(lines)
+    lines += [dict(line(arm, 0, 50, "--steps", "400", "--alpha", "10", sets=("seen", "new_colour", "new_both")), steps=400) for arm in ("ki", "joint")]
+    (name, base, mine), (few, short, of_few), (other, joint, theirs) = post.bases(lines)
     rows = post.rows_of(mine, base)                                  # (of 1,800 steps there is nothing with the line)
-    assert (name, other) == ("post-training", "joint training") and [(label, len(ours), len(without)) for label, _, ours, without in rows] == [
+    assert (name, few, other) == ("post-training, 600 steps", "joint training, 400 steps", "joint training, 800 steps") and [(label, len(ours), len(without)) for label, _, ours, without in rows] == [
         ("as it is", 2, 2), ("VLM rate 0.001", 1, 1), ("a tenth of the gradient", 1, 1)]
     assert [post.apart(*row[2:], "twelve kinds")[0] for row in rows] == pytest.approx([.3, .2, .1])
     [[label, _, ours, without]] = post.rows_of(theirs, joint)         # (all kinds of joint training are shown: there "shown" is "seen")
     assert label == "as it is" and post.rate_of(ours, "shown kinds") == .9 and post.apart(ours, without, "shown kinds")[0] == pytest.approx(.2)
+    assert [(label, len(ours)) for label, _, ours, _ in post.rows_of(of_few, short)] == [("alpha 10", 1)]
     text = post.tables(lines)
     assert "| VLM rate 0.001 | 1 | 0.80 / 0.60: +0.20 [" in text and "| 50 / never |" in text and post.seconds_to(rows[0][2], .6) == "35"
     assert "joint training" in post.tables(lines, brief=True) and "[" not in post.tables(lines, brief=True)

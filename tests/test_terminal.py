@@ -208,6 +208,27 @@ def test_a_run_that_cannot_begin_deletes_nothing(tmp_path):
     assert [m["step"] for m in checkpoint.read_metrics(out / "metrics.jsonl")] == [2]
 
 
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_run_stopped_before_its_first_step_does_not_offer_the_one_before(tmp_path, monkeypatch, capsys, stopped):
+    """--resume would go on with the old run that --overwrite was to replace. Once a run has a checkpoint, it is offered."""
+    out, config = tmp_path / "r", configuration.make(**SMALL, out=str(tmp_path / "r"))
+
+    def stop(*given):
+        raise stopped
+    train.train(config)
+    with monkeypatch.context() as m, pytest.raises(type(stopped)) as raised:
+        m.setattr(train, "prepare", stop)
+        train.train(replace(config, overwrite=True))
+    assert "--resume" not in str(raised.value) + capsys.readouterr().out
+    monkeypatch.setattr(train, "finish", stop)
+    try:
+        train.train(replace(config, overwrite=True))
+        said = ""
+    except OSError as error:
+        said = str(error)
+    assert f"--resume --out {out}" in said + capsys.readouterr().out
+
+
 def test_a_signal_to_the_whole_group_is_one_signal(tmp_path):
     """As a shell, timeout or a cluster sends it: the workers that draw batches do not die of it before the run has saved."""
     child = start(*FLAGS, "--steps=100000", "--save-every=100000", "--workers=1", f"--out={tmp_path / 'r'}", start_new_session=True)

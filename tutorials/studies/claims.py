@@ -53,7 +53,8 @@ COMPARE = "python -m tutorials.studies.compare --arms"
 FILES = {
     "default": f"{COMPARE} ki --steps 600 --results tutorials/results/default.jsonl",
     "arms": f"{COMPARE} ki joint pi0 frozen pi0_fast",
-    "post": f"{COMPARE} generalist --results tutorials/results/post.jsonl, then the same with --arms post post_through --no-subtask, and so on: each line says its command",
+    "post": f"{COMPARE} post post_through --no-subtask --results tutorials/results/post.jsonl, and so on: each line says its command",
+    "joint": f"{COMPARE} ki joint --steps 400 --sweep alpha=10,100 --results tutorials/results/joint.jsonl, and so on: each line says its command",
     "rates": f"{COMPARE} ki pi0 generalist --search --scenes 100",
     "expert": "python -m tutorials.studies.expert RUN, of a run of ki",
     "latency": "python -m tutorials.studies.claims --latency",
@@ -368,7 +369,7 @@ QUESTIONS = [
      "Because flow pulls at the VLM a tenth as hard as the cross-entropy, and neither with it nor against it (cosine 0 to .1): as long as the VLM has a loss of its own there is little to insulate from."),
     ("8. Who teaches the VLM new sights faster?", "arms", teach, "teach.png",
      "FAST and the subtask (.96 on seen after 800 steps), then flow (.95), then questions (.87); FAST tokens alone, acting token by token, stay at .15. So it is the subtask's words that teach, and the order that the paper found appears only with these words."),
-    ("9. When does the line decide?", "post arms", mapped, "map.png",
+    ("9. When does the line decide?", "post joint arms", mapped, "map.png",
      "In post-training on less than the generalist knows. It knows twelve kinds and gets a new expert, trained by flow alone on three others: on these it looks better without the detach (.95 against .87), while success on the twelve is .55 in place of .82, and answers .13 in place of .98; three times as long, .50 in place of .90. Shown all twelve again, it pushes these better without (.92 against .87), new objects worse (.56 against .64), and forgets the answers all the same. With FAST in the batch, there or in joint training, the line changes nothing; taught by questions alone it changes nothing either (.87 and .89); where nothing else teaches the VLM, the detach leaves it without any teaching."),
 ]
 # title, file of lines, what makes the tables, what to know
@@ -383,7 +384,7 @@ TABLES = [
      "In table units; success allows .15. The goal is not bent by new words. *Said*: the words of the subtask (no more than .03 can be said in words of .075); *planned*: the expert's fifth waypoint. In half of the training samples the expert of an arm with a subtask is told the goal, the finger's place and the subtask alone; before that it planned to .055 on new both, and success there differed by .10 from seed to seed (.92 .85 .95; now .91 .94 .96)."),
     ("What either loss would do to the VLM", "arms", every_pull,
      "Gradient norms before clipping, on one batch, if both losses reached the VLM, by its parts."),
-    ("The map, with its intervals", "post arms", post.tables,
+    ("The map, with its intervals", "post joint arms", post.tables,
      "With / without the detach: difference [95 % interval]. Where all demonstrated kinds are those of *seen*, that is what is shown."),
     ("How the learning rates were chosen", "rates", every_rate,
      "By success in validation scenes (100 in each set), the same grid for each arm; what is within .02 of the best counts as equal, and of equals the lowest rate is taken: .003 for `ki`, `pi0` and `pi0_fast`, .01 for the generalist, whose FAST tokens are not learned at .003. The other arms are `ki` with something changed, and take its rate. `ki`, `pi0` and the generalist were searched with an expert of width 96, four draws in two updates, rates that fell later and no hidden picture."),

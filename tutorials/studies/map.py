@@ -1,12 +1,12 @@
 """The map: when does the stop-gradient pay? Runs with the detach against runs without it, all else equal.
 
-Two bases: post-training a generalist (flow alone, three kinds, no subtask), and joint training from the VLM. Each row changes
-something of its base. It says what a practitioner sees, success on the kinds that are shown, and what stays unseen: the kinds
-that the VLM knew before, new ones, and its answers.
+Two bases: post-training a generalist (flow alone, three kinds, no subtask), and joint training from the VLM, of 400 steps (the
+dials) and of 800 (the arms). Each row changes something of its base. It says what a practitioner sees, success on the kinds
+that are shown, and what stays unseen: the kinds that the VLM knew before, new ones, and its answers.
 
     python -m tutorials.studies.map          # the tables; writes map.png and dial.png of tutorials/results
 
-The runs are lines of post.jsonl and arms.jsonl (claims.FILES has the commands).          Read next: claims.py
+The runs are lines of post.jsonl, joint.jsonl and arms.jsonl (claims.FILES has the commands).          Read next: claims.py
 """
 from dataclasses import replace
 
@@ -55,9 +55,9 @@ def pairs(lines):
 def bases(lines):
     """[(what is done, the Config that its rows change, its lines)]."""
     out = []
-    for name, arm, flags, mine in (("post-training", "post_through", ["--no-subtask"], True), ("joint training", "joint", [], False)):
-        base = replace(config_of({"arm": arm, "flags": flags}), recipe="ki", check_every=0)
-        out.append((name, base, [m for m in lines if m["arm"].startswith("post") == mine]))
+    for name, arm, flags in (("post-training", "post_through", ["--no-subtask"]), ("joint training", "joint", ["--steps", "400"]), ("joint training", "joint", [])):
+        base, post = replace(config_of({"arm": arm, "flags": flags}), recipe="ki", check_every=0), arm != "joint"
+        out.append((f"{name}, {base.steps} steps", base, [m for m in lines if m["arm"].startswith("post") == post and (post or m["steps"] == base.steps)]))
     return out
 
 
@@ -196,7 +196,7 @@ def dial_table(lines):
 
 def main():
     program.parser(__doc__).parse_args()
-    lines = [*lines_of(RESULTS / "post.jsonl"), *lines_of(RESULTS / "arms.jsonl")]
+    lines = [m for name in ("post", "joint", "arms") for m in lines_of(RESULTS / f"{name}.jsonl")]
     plot(lines)
     plot_dial(lines)
     print(tables(lines), dial_table(lines), sep="\n\n")
