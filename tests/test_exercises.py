@@ -22,7 +22,12 @@ ALSO_RIGHT = {
     "02.1": ["def prefix_tokens(side, stride, slots): return len([(y, x) for y in range(0, side, stride) for x in range(0, side, stride)]) + slots",
              "def prefix_tokens(side, stride, slots): return int((side / stride) ** 2) + slots"],
     "02.2": ["def token_shift(words):\n    out = words.clone()\n    out[:, 1:] += words[:, :-1]\n    return out",
-             "def token_shift(words): return words + torch.cat((torch.zeros_like(words[:, :1]), words[:, :-1]), dim=1)"],
+             "def token_shift(words): return words + torch.cat((torch.zeros_like(words[:, :1]), words[:, :-1]), dim=1)",
+             """def token_shift(words):                       # a convolution, by Fourier
+    n = words.shape[1] + 1
+    kernel = torch.zeros(n, dtype=words.dtype)
+    kernel[:2] = 1
+    return torch.fft.irfft(torch.fft.rfft(words, n, dim=1) * torch.fft.rfft(kernel)[:, None], n, dim=1)[:, :-1]"""],
     "03.1": ["""def dct_matrix(H):
     rows = [[math.sqrt((1 if k == 0 else 2) / H) * math.cos(math.pi * k * (n + .5) / H) for n in range(H)] for k in range(H)]
     return torch.tensor(rows, dtype=torch.float64)""",
@@ -31,7 +36,12 @@ ALSO_RIGHT = {
     return c / c.norm(dim=1, keepdim=True)"""],
     "03.2": ["def allowed(lengths, used, size): return torch.tensor([used + int(n) <= size for n in lengths] + [used == size])",
              "def allowed(lengths, used, size): return F.pad(used + lengths <= size, (0, 1), value=used >= size)"],
-    "04.1": ["def sample_time(u): return 1 - .001 - .999 * (1 - u).pow(1 / 1.5)", "def sample_time(u):\n    b = torch.exp(torch.log(u) / 1.5)\n    return .999 * (1 - b)"],
+    "04.1": ["def sample_time(u): return 1 - .001 - .999 * (1 - u).pow(1 / 1.5)", "def sample_time(u):\n    b = torch.exp(torch.log(u) / 1.5)\n    return .999 * (1 - b)",
+             "def sample_time(u):\n    u = (2 * u - 1).abs()\n    return 1 - (.999 * u ** (2 / 3) + .001)",
+             """def sample_time(u):
+    out = torch.empty_like(u)
+    for i in range(u.numel()): out.view(-1)[i] = 1 - (.999 * u.flatten()[i] ** (1 / 1.5) + .001)
+    return out"""],
     "04.2": ["""def path(action, noise, t):
     if tuple(t.shape) != tuple(action.shape[:-2]): raise ValueError(t.shape)
     return torch.lerp(noise, action, t.unsqueeze(-1).unsqueeze(-1))""",
@@ -69,15 +79,21 @@ ALSO_RIGHT = {
              """def expert_attention(q, k, v, memory):
     keys, values = torch.cat((memory[0], k), -2), torch.cat((memory[1], v), -2)
     w = torch.exp(torch.einsum('bnhk,bntk->bnht', q, keys) * (10 / q.shape[3]))
-    return torch.einsum('bnht,bntk->bnhk', w / w.sum(-1, keepdim=True), values)"""],
+    return torch.einsum('bnht,bntk->bnhk', w / w.sum(-1, keepdim=True), values)""",
+             """def expert_attention(q, k, v, memory):          # (q and k are normalised)
+    keys, values = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)
+    return (10 * F.cosine_similarity(q[:, :, :, None], keys[:, :, None], dim=-1)).softmax(-1) @ values"""],
     "07.1": ["""def insulated(losses, vlm, expert):
-    def grads(name): return [0 if g is None else g.abs().sum().item() for g in torch.autograd.grad(losses()[name], vlm + expert, allow_unused=True)]
+    def grads(name):
+        if not losses()[name].requires_grad: return [0] * len(vlm + expert)
+        return [0 if g is None else g.abs().sum().item() for g in torch.autograd.grad(losses()[name], vlm + expert, allow_unused=True)]
     flow, ce = grads("flow"), grads("ce")
     return sum(flow[:len(vlm)]) == 0 and max(flow[len(vlm):]) > 0 and min(ce[:len(vlm)]) > 0""",
              """def insulated(losses, vlm, expert):
     def touched(name):
         for p in vlm + expert: p.grad = None
-        losses()[name].backward()
+        loss = losses()[name]
+        if loss.grad_fn is not None: loss.backward()
         return [p.grad is not None and bool((p.grad != 0).any()) for p in vlm], [p.grad is not None and bool((p.grad != 0).any()) for p in expert]
     (a, b), (c, _) = touched("flow"), touched("ce")
     return torch.tensor(not any(a) and any(b) and all(c))"""],
@@ -123,9 +139,16 @@ def open_gates(gates, seed):
 def paired_interval(ours, theirs, resamples, seed):
     r, d = random.Random(seed), [int(a) - int(b) for a, b in zip(ours, theirs)]
     means = sorted(sum(r.choices(d, k=len(d))) / len(d) for _ in range(resamples))
-    return means[int(.025 * (resamples - 1))], means[int(.975 * (resamples - 1))]"""],
+    return means[int(.025 * (resamples - 1))], means[int(.975 * (resamples - 1))]""",
+             """def paired_interval(ours, theirs, resamples, seed):
+    d, n = ours.long() - theirs.long(), len(ours)
+    counts = torch.stack([(d == v).sum() for v in (-1, 0, 1)]).double()
+    drawn = torch.multinomial(counts, resamples * n, replacement=True, generator=torch.Generator().manual_seed(seed)) - 1
+    low, high = drawn.view(resamples, n).double().mean(1).quantile(torch.tensor([.025, .975]).double())
+    return low, high"""],
     "10.1": ["def freeze(vlm, expert, rate, decay):\n    for p in vlm: p.requires_grad_(False)\n    return torch.optim.AdamW([p for p in vlm + expert if p.requires_grad], rate, weight_decay=decay)",
              "def freeze(vlm, expert, rate, decay): return torch.optim.AdamW([dict(params=vlm, weight_decay=0.), dict(params=expert, weight_decay=decay)], lr=rate)",
+             "def freeze(vlm, expert, rate, decay): return torch.optim.AdamW(expert, lr=torch.tensor(rate), weight_decay=decay)",
              "def freeze(vlm, expert, rate, decay): return torch.optim.AdamW([dict(params=vlm, lr=0.), dict(params=expert)], lr=rate, weight_decay=decay)"],
 }
 # number: [(what to change in the right answer, into what, words of the message)]
@@ -217,12 +240,64 @@ WRONG = {
              (".mean(1).quantile", ".mean(1).mul(.3).quantile", "wide"),
              (".025, .975", ".05, .95", "95 % quantile"), ("d[at].mean(1).quantile", "d.quantile", "single scenes"),
              ("    return float(q[0]), float(q[1])", "    h = 1.96 * d.std() / len(d) ** .5\n    return float(d.mean() - h), float(d.mean() + h)", "not a bootstrap"),
-             ("manual_seed(seed)", "manual_seed(0)", "`seed` is not used"), ("(resamples, len(d))", "(2000, len(d))", "`resamples` is not used"),
+             ("manual_seed(seed)", "manual_seed(0)", "`seed` is not used"), ("(resamples, len(d))", "(2000, len(d))", "`resamples` used"),
              ("return float(q[0]), float(q[1])", "return float(q[1]), float(q[0])", "swapped")],
     "10.1": [("AdamW(expert,", "AdamW(vlm + expert,", "moved"), ("weight_decay=decay", "weight_decay=0", "weight decay is"),
              ("AdamW(", "Adam(", "wanted an AdamW"), ("lr=rate, weight_decay=decay", "lr=decay, weight_decay=rate", "wanted"), ("AdamW(expert", "AdamW(expert[:1]", "does not train"),
              ("lr=rate", "lr=.1", "lr is")],
 }
+
+
+# Others' wrong answers, whole: (exercise, the function, words of the message).
+FOREIGN = [
+    ("01.1", "def min_jerk(t): return (torch.stack((t ** 3, t ** 4, t ** 5), -1) * torch.tensor([10., -15., 6.])).sum(-1)", "bfloat16"),
+    ("01.1", "def min_jerk(t): return (t.double() ** 3 * (10 - 15 * t + 6 * t * t)).double()", "of float32"),
+    ("01.2", "def keep(owner, finished):\n    won = set(finished.tolist()[:1000])\n    return torch.tensor([o in won for o in owner.tolist()])", "the mask of case 2"),
+    ("01.2", "def keep(owner, finished): return (owner[:, None] == finished).sum(1) == 1", "the mask of case"),
+    ("02.2", "def token_shift(words):\n    before = torch.zeros(words.shape)\n    before[:, 1:] = words[:, :-1]\n    return words + before", "bfloat16"),
+    ("02.2", "def token_shift(words):\n    w = words.double()\n    return w + F.pad(w[:, :-1], (0, 0, 1, 0))", "of float32"),
+    ("02.2", "def token_shift(words):\n    with torch.no_grad(): before = F.pad(words[:, :-1], (0, 0, 1, 0))\n    return words + before", "learns from both"),
+    ("03.1", RIGHT["03.1"].replace("math.pi", "3.14"), "not 3.14"),
+    ("03.1", RIGHT["03.1"].replace("    k, n", "    torch.set_default_dtype(torch.float64)\n    k, n"), "default dtype"),
+    ("04.1", "def sample_time(u): return 1 - (.999 * u.double() ** (1 / 1.5) + .001)", "of float32"),
+    ("04.2", RIGHT["04.2"].replace("t[...", "t.double()[..."), "of float32"), ("04.2", RIGHT["04.2"].replace("    if t.shape != action.shape[:-2]:\n        raise ValueError(\"one time for each chunk\")", "    assert t.shape == action.shape[:-2]"), "AssertionError"),
+    ("04.3", "def euler(velocity, noise, steps):\n    x = noise.double()\n    for i in range(steps): x = x + velocity(x, torch.full(x.shape[:-2], i / steps).double()) / steps\n    return x", "of float32"),
+    ("04.3", """def euler(velocity, noise, steps):
+    x, dt = noise, torch.full((*noise.shape[:-2], 1, 1), 1 / steps)
+    for i in range(steps): x = x + dt * velocity(x, i * dt[..., 0, 0])
+    return x""", "bfloat16"),
+    ("04.3", RIGHT["04.3"].replace("velocity(x, torch.full(x.shape[:-2], i / steps))", "velocity(torch.full(x.shape[:-2], i / steps), x)"), "velocity(x, t)"),
+    ("05.1", "def prefix_mask(prefix, answer):\n    n = torch.arange(prefix + answer).to(torch.int8)\n    return (n < prefix) | (n <= n[:, None])", "sees"),
+    ("05.1", RIGHT["05.1"].replace("mask[:prefix, :prefix]", "mask[:prefix, :prefix + 1]"), "sees the answer"),
+    ("06.1", "def memory_for_expert(memory, insulate): return [(k.detach() + 0 * k, v.detach() + 0 * v) for k, v in memory] if insulate else memory", "gradients of zeros"),
+    ("06.1", "def memory_for_expert(memory, insulate): return [(k.detach().double(), v.detach().double()) for k, v in memory] if insulate else memory", "their kind"),
+    ("06.1", "def memory_for_expert(memory, insulate):\n    memory.pop(0)\n    return memory", "changes what it was given"),
+    ("06.2", "def expert_attention(q, k, v, memory):\n    keys, values = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)\n"
+             "    return (q @ keys.mT * 10 / q.shape[-1]).softmax(-1).detach() @ values", "(to q, k, the memory's k)"),
+    ("07.1", "def insulated(losses, vlm, expert):\n    def norms(name, params):\n"
+             "        return [float(g.abs().max()) for g in torch.autograd.grad(losses()[name], params, allow_unused=True, materialize_grads=True)]\n"
+             "    flow, ce = norms('flow', [*vlm, *expert]), norms('ce', vlm)\n    return max(flow[:len(vlm)]) == 0 and max(flow[len(vlm):]) > 0 and min(ce) > 0", "requires no gradient"),
+    ("07.1", RIGHT["07.1"] + "\nright = insulated\ndef insulated(losses, vlm, expert):\n    out = right(losses, vlm, expert)\n    for p in expert: p.requires_grad_(False)\n    return out", "no longer require"),
+    ("07.1", RIGHT["07.1"].replace("bool(g.any())", "bool((g.abs() > 1e-7).any())"), "small"), ("07.1", RIGHT["07.1"].replace("bool(g.any())", "bool((g != 0).all())"), "adds up to 0"),
+    *[("07.2", f"def open_gates(gates, seed):\n    generator = torch.Generator().manual_seed(seed)\n    with torch.no_grad():\n        for i, gate in enumerate(gates): {line}", words) for line, words in (
+        ("gate.normal_(0, .5, generator=torch.Generator().manual_seed(seed + i))", "repeats another"), ("gate.add_(torch.randn(gate.shape, generator=generator) * .5)", "do not add"),
+        ("gate.copy_(torch.rand(3, *gate.shape, generator=generator).sum(0) - 1.5)", "not normal"))],
+    ("07.2", "import random\ndef open_gates(gates, seed):\n    random.seed(seed)\n    for gate in gates: gate.data.copy_(torch.tensor([random.gauss(0, .5) for _ in range(gate.numel())]).view(gate.shape))", "global generator"),
+    ("08.1", "def cross_entropy(logits, answer, pad): return F.cross_entropy(logits.flatten(0, 1), answer.flatten(), ignore_index=answer[0, -1].item())", "with pad"),
+    ("08.2", "def clip(vlm, expert, limit): return torch.nn.utils.clip_grad_norm_(vlm, limit), torch.nn.utils.clip_grad_norm_(expert, limit)", "two floats"),
+    *[("08.2", f"def clip(vlm, expert, limit):\n    out = []\n    for part in (vlm, expert):\n        n = float(torch.cat([p.grad.flatten() for p in part]).norm())\n"
+               f"        for p in part: {line}\n        out.append(n)\n    return tuple(out)", words) for line, words in (
+        ("p.grad = p.grad * min(1, limit / max(n, 1e-12))", "in place of"), ("p.grad.mul_(min(1, limit / n))", "gradient of zeros"))],
+    ("09.1", RIGHT["09.1"].replace("max(0., middle - half), min(1., middle + half)", "middle - half, middle + half"), "within 0 to 1"),
+    ("09.1", RIGHT["09.1"].replace("max(0., middle - half), min(1., middle + half)", "torch.tensor(middle - half).clamp(0, 1), torch.tensor(middle + half).clamp(0, 1)"), "two floats"),
+    ("09.2", RIGHT["09.2"].replace("    at =", "    torch.manual_seed(seed)\n    at =").replace(", generator=torch.Generator().manual_seed(seed)", ""), "global generator"),
+    ("09.2", RIGHT["09.2"].replace(".025, .975", ".02, .98"), "as they are"), ("09.2", RIGHT["09.2"].replace(".025, .975", ".05, .975"), "the 5 % quantile"),
+    ("09.2", RIGHT["09.2"].replace("mean(1)", "sum(1)"), "a mean, no sum"), ("09.2", RIGHT["09.2"].replace("mean(1)", "mean(1).mul(100)"), "no per cent"),
+    ("09.2", RIGHT["09.2"].replace("(resamples, len(d)), ", "(resamples, min(40, len(d))), "), "as many scenes"),
+    ("09.2", RIGHT["09.2"].replace("d[at].mean(1)", "torch.cat((d[at].mean(1), d.mean()[None]))"), "nothing else among the means"),
+    ("10.1", "def freeze(vlm, expert, rate, decay):\n    for p in vlm:\n        p.requires_grad_(False)\n        p.grad = torch.zeros_like(p)\n    return torch.optim.AdamW([*vlm, *expert], lr=rate, weight_decay=decay)", "moved"),
+    ("10.1", "def freeze(vlm, expert, rate, decay):\n    params = vlm\n    params += expert\n    return torch.optim.AdamW(expert, lr=rate, weight_decay=decay)", "changes what it was given"),
+]
 
 
 def said(tmp_path, number, source):
@@ -260,6 +335,12 @@ def test_wrong_answers_fail_for_the_right_reason(number, old, new, words, tmp_pa
     assert old in source
     result = said(tmp_path, number, source.replace(old, new))
     assert not result["passed"] and words in result["says"] and "raised" not in result["says"], result
+
+
+@pytest.mark.parametrize("number, source, words", FOREIGN)
+def test_foreign_answers_fail_for_the_right_reason(number, source, words, tmp_path):
+    result = said(tmp_path, number, source)
+    assert not result["passed"] and words in result["says"] and "it raised" not in result["says"], result
 
 
 @pytest.mark.parametrize("number, source", [(n, source) for n, others in ALSO_RIGHT.items() for source in others])
