@@ -99,7 +99,8 @@ def test_a_form_is_locked_once_and_nothing_is_overwritten(tmp_path):
     done = run("lock", path)
     assert done.stdout.strip().endswith(json.loads(path.read_text())["lock"][:8]), done.stderr
     before = path.read_text()
-    for args, says in ((("lock", path), "locked before"), (("predict", path), "there already"), (("lock",), "wants files"), (("predict",), "wants one file"),
+    assert run("lock", path).returncode == 0 and path.read_text() == before              # (locked already, and unchanged)
+    for args, says in ((("predict", path), "there already"), (("lock",), "wants files"), (("predict",), "wants one file"),
                        (("run", path, path), "wants files, got 2"), (("predict", tmp_path / "new.json"), "answers end here")):
         done = run(*args)
         assert done.returncode != 0 and says in done.stderr and "Traceback" not in done.stderr, args

@@ -94,7 +94,9 @@ def test_a_form_from_prediction_to_score(tmp_path, facts):
     assert said.returncode == 0 and "wanted 6 letters" in said.stdout and "a whole sentence" in said.stdout, said.stderr
     early = run("measure", form)
     assert early.returncode == 1 and "is not locked" in early.stderr and "+" not in early.stdout
-    assert "locked" in run("lock", form).stdout and "locked before" in run("lock", form).stderr
+    assert "locked" in run("lock", form).stdout
+    content = form.read_text()
+    assert "locked" in run("lock", form).stdout and form.read_text() == content          # (nothing was changed: nothing is wrong)
     done = run("measure", form)
     assert done.returncode == 0 and "42 of 42" in done.stdout, done.stderr
     written = json.loads(form.read_text())
@@ -121,6 +123,10 @@ def test_a_form_by_hand_and_bad_forms(tmp_path, facts):
         assert bad.returncode == 1 and bad.stderr.startswith("error: ") and "Traceback" not in bad.stderr
     empty = run("predict", tmp_path / "other.json", text="")
     assert empty.returncode == 1 and "nothing was written" in empty.stderr and not (tmp_path / "other.json").exists()
+    begun = run("predict", tmp_path / "other.json", text="ynynyn\n70\nyy")                    # what was said is kept
+    assert begun.returncode == 1 and "what you have said so far" in begun.stderr and "Traceback" not in begun.stderr
+    assert json.loads((tmp_path / "other.json").read_text())["confidence"]["A"] == 70
+    assert "placement B, flow -> vision encoder: None" in run("lock", tmp_path / "other.json").stderr
 
 
 @pytest.mark.parametrize("code, wrong", [(RIGHT, ""), (LAZY, "CG"), (LATE, "F")])

@@ -28,7 +28,7 @@ def test_a_page_stops_until_one_has_predicted(tmp_path, monkeypatch):
     assert run.run(path, told.append, ask) == [] and told == [
         "Predict: which of a and b?\n>", "    (you said: both)", "    1", "Predict again.\n>", "    (you said: nothing)", "    2"]
     assert all(len(run.questions(page.read_text())) == page.read_text().count("**Predict") > 0 for page in PAGES.values())          # (none is passed over)
-    done = command("tutorials.run", "4", text="it goes backwards\n")
+    done = command("tutorials.run", "4", text="it goes backwards\nfrom .5 on\n")
     assert done.returncode == 0 and "you said: it goes backwards" in done.stdout and "more answers" not in done.stdout, done.stderr
     assert "with --yes" in command("tutorials.run", "4").stderr
 
@@ -83,6 +83,9 @@ def test_numbers_may_differ_a_little_and_words_may_not():
 
 def test_a_page_as_a_notebook(tmp_path):
     book = run.notebook(PAGES["04"])
+    text = ["".join(cell["source"]) for cell in book["cells"]]          # a cell to write into behind each question, and what follows in another
+    asked = [k for k, source in enumerate(text) if "**Predict" in source]
+    assert len(asked) == PAGES["04"].read_text().count("**Predict") and all("Your prediction" in text[k + 1] and text[k].rstrip().endswith(("?", ".")) for k in asked)
     assert book["nbformat"] == 4 and {c["cell_type"] for c in book["cells"]} == {"markdown", "code"}
     code = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
     assert code.pop(0) == run.FIRST_CELL and code == [b.strip("\n") for language, options, b, _ in run.blocks(PAGES["04"].read_text()) if language == "python" and not options]

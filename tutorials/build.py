@@ -7,7 +7,6 @@ Each piece takes the place of the library's own: the VLA below is nano_ki's, but
 training step are yours.          Read next: 04_flow_matching.md
 """
 import sys
-import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,7 +14,7 @@ import torch
 
 from nano_ki import config, expert, flow, model, optim, program, ranks, train, vit
 from nano_ki.decoder import alternate
-from nano_ki.language import PAD
+from nano_ki.language import FIRST_FAST, PAD
 from tutorials import check
 from tutorials.check import demand, like, random
 
@@ -100,12 +99,14 @@ class MyVLA(model.VLA):
             block.__class__ = Block
 
     def losses(self, batch, generator=None):
-        robots, nothing = len(batch.chunk), batch.chunk.new_zeros(())
+        robots = len(batch.chunk)
         logits, memory = self.vlm(self.vlm.prefix(batch.image, batch.prompt), batch.answer[:, :-1], keep=self.said)
         pages = self.vlm(self.vlm.prefix(*alternate(batch.pages, batch.words)), batch.reply[:, :-1])[0]
-        tokens = torch.cat((logits.flatten(0, 1), pages.flatten(0, 1))), torch.cat((batch.answer.flatten(), batch.reply.flatten()))
+        logits, ids = torch.cat((logits.flatten(0, 1), pages.flatten(0, 1)))[None], torch.cat((batch.answer.flatten(), batch.reply.flatten()))[None]
+        with torch.no_grad():                            # (both parts of the cross-entropy, to be shown)
+            shown = {name: self.mine.cross_entropy(logits, torch.where(mask, ids, PAD), PAD) for name, mask in (("fast", ids >= FIRST_FAST), ("text", ids < FIRST_FAST))}
         memory = self.mine.memory_for_expert([(k[:robots], v[:robots]) for k, v in memory], self.insulate)
-        return {"fast": nothing, "text": nothing, "ce": self.mine.cross_entropy(*(x[None] for x in tokens), PAD),
+        return {**shown, "ce": self.mine.cross_entropy(logits, ids, PAD),
                 "flow": self.flow_loss(batch, memory, generator), "memory": memory}
 
 
@@ -144,8 +145,7 @@ def main():
     if args.what == "check":
         print("all pieces are right; now: python -m tutorials.build train")
         return
-    with tempfile.TemporaryDirectory() as folder:
-        summary = train_with(check.load(args.file), Path(folder) / "run")
+    summary = train_with(check.load(args.file), program.ROOT / "runs" / "my_vla", overwrite=True)
     if summary:
         rate = summary["success"]["seen"]["rate"]
         print(f"\nyour file reaches {rate:.2f} on seen objects and {summary['success']['new_both']['rate']:.2f} on new ones, in {summary['train_seconds']:.0f} seconds"

@@ -247,7 +247,7 @@ def check_sample_time(f):
         return all(abs(float((level < x).double().mean()) - share(x)) < .008 for x in (.25, .5, .75))
     demand(not (is_like(lambda x: 1 - (1 - x) ** 1.5) and float(t.max()) > .9995), "time runs the other way: t = 0 is the noise, so t is 1 minus the noise level")
     demand(not is_like(lambda x: 1 - (1 - x) ** 1.5), "the noise levels are those of Beta(1, 1.5): the two parameters are swapped")
-    demand(not is_like(lambda x: x ** (1 / 1.5)), "you took the power 1.5; b^1.5 is the distribution function, and b is its inverse of u")
+    demand(not is_like(lambda x: x ** (1 / 1.5)), "you took the power 1.5. Beta(1.5, 1) has the distribution function b^1.5: what must be done to u?")
     demand(not is_like(lambda x: x), "the mean noise level is .5: uniform, it does not lean")
     mean = float(level.mean())
     demand(abs(mean - .558) > .008, "mean noise level .558: the known bug (b is not Beta(1.5, 1))")

@@ -108,7 +108,7 @@ def tokens():
         pen.line(grow(*points), colour, 2 * ZOOM)
         for x, y in points:
             pen.ellipse(grow((x - 3, y - 3), (x + 3, y + 3)), colour)
-    write(pen, 20, 152, f"2. Cosine transform, times {fast.gamma:g}, rounded: 48 integers, lowest frequency first", size=16, anchor="lm")
+    write(pen, 20, 152, f"2. Cosine transform, times {fast.gamma:g}, rounded: 48 integers in one list, x y press of the lowest frequency first", size=16, anchor="lm")
     integers, x = np.concatenate([fast.spans[i] for i in ids]), 20
     for k, value in enumerate(integers):
         colour = BLUE if value else (200, 200, 200)

@@ -44,8 +44,10 @@ def before(form, path=None):
 
 
 def lock(form, path):
-    """Lock a form that is complete, and write it to `path`. ValueError if it, or another in this file, was locked before."""
+    """Lock a form that is complete, and write it to `path`. ValueError if it was locked with other answers, or another in this file was."""
     new, old = digest(form), before(form, path)
+    if form["lock"] == new == old:
+        return form
     if form["lock"] or old not in (None, new):
         raise ValueError(f"{path} was locked before{'' if old in (None, new) else ', with other answers'}; a new try needs a new file: predict NEW.json")
     program.write_json(path, {**form, "lock": new})

@@ -160,6 +160,7 @@ def cross_entropy(logits, answer, pad):
 def clip(vlm, expert, limit):
     return tuple(float(torch.nn.utils.clip_grad_norm_(p, limit)) for p in (vlm, expert))"""),
     "09.1": Key("easy", 10, (
+        "A rate x is inside if p is at most z standard deviations from it: (p - x)^2 = z^2 x (1 - x) / n. Solve this for x: both solutions are the ends.",
         "Centre (p + z^2 / 2n) / (1 + z^2 / n); half width z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2).",
         "At 0 of n and n of n rounding may leave 0 to 1: clip.",
     ), "p +- z sqrt(p (1 - p) / n) has width 0 at 10 of 10. Wilson's interval does not claim to be sure after ten trials.",

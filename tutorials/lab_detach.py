@@ -1,7 +1,7 @@
 """The detach lab: where can a stop-gradient stand, what leaks, what starves? Predict, lock, measure, score, investigate.
 
     python -m tutorials.lab_detach show                  # seven placements, a few lines of code each
-    python -m tutorials.lab_detach predict me.json       # your table, two reasons, your confidence
+    python -m tutorials.lab_detach predict me.json       # your table, how sure you are, two reasons
     python -m tutorials.lab_detach lock me.json          # from here on nothing can be changed
     python -m tutorials.lab_detach measure me.json       # the real model, both losses, seven times; your score
     python -m tutorials.lab_detach check my_check.py     # your own check_insulated(model), tried on all seven
@@ -195,12 +195,11 @@ def scored(form, facts):
     return {"right": len(brier) - len(wrong), "of": len(brier), "brier": round(sum(brier) / len(brier), 4), "wrong": wrong}
 
 
-def ask(name):
-    """A form, filled in at the terminal."""
-    form = empty_form(name)
+def ask(form):
+    """Fill in a form at the terminal."""
     print(show())
     print("For each placement: does any gradient get there? `last`: of the VLM's last layer. Answer y or n for each cell, six "
-          "letters such as `ynnyyy`, in this order:\n  " + ", ".join(CELLS))
+          "letters such as `ynnyyy`, in this order:\n  " + ", ".join(CELLS) + "\nAt the end you are asked for two reasons, of five words or more.")
     for letter in PLACEMENTS:
         while True:
             said = input(f"{letter}: ").strip().lower().replace(" ", "")
@@ -216,9 +215,8 @@ def ask(name):
         form["confidence"][letter] = int(said)
     for letter in REASONS:
         while len((said := input(f"Why, for {letter}? (a sentence) ")).split()) < 5:
-            print("a whole sentence, please")
+            print("a whole sentence, please: five words or more")
         form["reasons"][letter] = said
-    return form
 
 
 # -- what is printed ----------------------------------------------------------------------------------
@@ -249,11 +247,11 @@ def verdict(form, facts):
     score = form["score"]
     out = [facts_table(facts, form), "", f"{score['right']} of {score['of']} cells right; Brier score {score['brier']:.3f} "
            "(0 is perfect, .25 is guessing)"]
-    for letter in dict.fromkeys(row[0] for row in score["wrong"]):
+    for letter in dict.fromkeys(row[0] for row in score["wrong"] if row[0] not in REASONS):
         out += ["", textwrap.fill(f"{letter}: {PARAGRAPHS[letter]}", 100)]
     for letter in REASONS:
         out += ["", textwrap.fill(f"Your reason for {letter}: {form['reasons'][letter]}", 100),
-                textwrap.fill(f"The lab's: {PARAGRAPHS[letter]}", 100)]
+                textwrap.fill(f"{letter}: {PARAGRAPHS[letter]}", 100)]
     return "\n".join(out)
 
 
@@ -341,7 +339,15 @@ def act(args):
     if args.action == "predict":
         if Path(path).exists():
             raise ValueError(f"{path} is there already; choose another name")
-        write_json(Path(path), empty_form(args.name) if args.form else ask(args.name))
+        form = empty_form(args.name)
+        try:
+            args.form or ask(form)
+        except (EOFError, KeyboardInterrupt):
+            if not any(form["confidence"].values()):
+                raise
+            write_json(Path(path), form)
+            sys.exit(f"\nstopped; {path} holds what you have said so far. Fill in the rest by hand, then: python -m {LAB} lock {path}")
+        write_json(Path(path), form)
         print(f"{path}: {'fill in true or false, 50 to 100, and two reasons; then' if args.form else 'next:'} python -m {LAB} lock {path}")
     elif args.action == "lock":
         form = forms.lock(complete(forms.read(path, LAB)), path)

@@ -133,15 +133,24 @@ def notebook(path):
         if source.strip():
             cell = {"cell_type": kind, "metadata": {}, "source": source.strip("\n").splitlines(True)}
             cells.append({**cell, "execution_count": None, "outputs": []} if kind == "code" else cell)
+
+    def add_text(source):
+        """Text cells, and one to write into behind each question."""
+        done = 0
+        for m in PREDICT.finditer(source):
+            add("markdown", source[done:m.end()])
+            add("markdown", "*Your prediction* (double-click here and write it, before you go on):")
+            done = m.end()
+        add("markdown", source[done:])
     add("code", FIRST_CELL)
     for m in BLOCK.finditer(text):
         runs = m[1] == "python" and not m[2].strip()
         if runs or m[1] == "text":
-            add("markdown", text[at:m.start()])
+            add_text(text[at:m.start()])
             if runs:
                 add("code", m[3])
             at = m.end()
-    add("markdown", text[at:])
+    add_text(text[at:])
     return {"cells": cells, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 4}
 
 

@@ -113,14 +113,14 @@ def tables(lines, brief=False):
         return f"{rate_of(ours, side):.2f} / {rate_of(theirs, side):.2f}" + f": {middle:+.2f} [{low:+.2f}, {high:+.2f}]" * (not brief)
     out = []
     for name, base, mine in bases(lines):
-        rows = []
+        rows, sides = [], [side for side in (DRAWN if brief else SIDES) if side != "shown kinds" or name.startswith("post")]      # (else these are the twelve)
         for label, _, ours, theirs in rows_of(mine, base):
             pace = [f"{np.mean([m['samples_a_second'] for m in ours]):.0f} / {np.mean([m['samples_a_second'] for m in theirs]):.0f}",
                     " / ".join(map(seconds_to, (ours, theirs))).strip(" /")]
-            rows.append([label, len(theirs), *(cell(ours, theirs, side) for side in (DRAWN if brief else SIDES)),
+            rows.append([label, len(theirs), *(cell(ours, theirs, side) for side in sides),
                          f"{answers(ours):.2f} / {answers(theirs):.2f}", *([] if brief else pace)])
         if rows:
-            heads = [f"{name}: what is changed", "seeds", *(DRAWN if brief else SIDES), "answers, book", "samples a second", "seconds to .8 on the twelve kinds"]
+            heads = [f"{name}: what is changed", "seeds", *sides, "answers, book", "samples a second", "seconds to .8 on the twelve kinds"]
             out.append(table(heads[:-2] if brief else heads, rows))
     return "\n\n".join(out)
 
