@@ -148,6 +148,8 @@ def forest(rows, heads, low=-.45, high=.95):
         def place(value, x0=x0):
             return x0 + (np.clip(value, low, high) - low) / (high - low) * wide
         pen.text((place(0), 4), head, draw.INK, font)
+        if k == 0:
+            pen.text((8, 4), "with minus without the detach (seeds)", draw.GREY, font)
         for value in (0, .4, .8):
             pen.line((place(value), tall, place(value), sheet.height - tall), draw.GREY if value == 0 else (225, 225, 225))
             pen.text((place(value), sheet.height - 18), f"{value:+.1f}" if value else "0", draw.GREY, font, "ma")
