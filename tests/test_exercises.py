@@ -15,13 +15,17 @@ HEAD = "import math\nimport torch\nimport torch.nn.functional as F\n"
 RIGHT = {number: key.solution for number, key in KEY.items()}
 # The same, written differently: accepted, too.
 ALSO_RIGHT = {
-    "01.1": ["def min_jerk(t): return 10 * t.pow(3) - 15 * t.pow(4) + 6 * t.pow(5)",
+    "01.1": ["def min_jerk(t): return torch.from_numpy(10 * t.numpy() ** 3 - 15 * t.numpy() ** 4 + 6 * t.numpy() ** 5) if t.ndim else 10 * t ** 3 - 15 * t ** 4 + 6 * t ** 5",
+             "def min_jerk(t): return 10 * t.pow(3) - 15 * t.pow(4) + 6 * t.pow(5)",
              "def min_jerk(t):\n    s = torch.zeros_like(t)\n    for c in (6., -15., 10., 0., 0., 0.): s = s * t + c\n    return s"],
     "01.2": ["def keep(owner, finished): return (owner[:, None] == finished).any(1)",
              "def keep(owner, finished):\n    won = set(finished.tolist())\n    return torch.tensor([o in won for o in owner.tolist()], dtype=torch.bool)"],
     "02.1": ["def prefix_tokens(side, stride, slots): return len([(y, x) for y in range(0, side, stride) for x in range(0, side, stride)]) + slots",
              "def prefix_tokens(side, stride, slots): return int((side / stride) ** 2) + slots"],
-    "02.2": ["def token_shift(words):\n    out = words.clone()\n    out[:, 1:] += words[:, :-1]\n    return out",
+    "02.2": ["""class Shift(torch.nn.Module):
+    def forward(self, words): return words + F.pad(words, (0, 0, 1, 0))[:, :-1]
+def token_shift(words): return Shift().eval()(words)""",
+             "def token_shift(words):\n    out = words.clone()\n    out[:, 1:] += words[:, :-1]\n    return out",
              "def token_shift(words): return words + torch.cat((torch.zeros_like(words[:, :1]), words[:, :-1]), dim=1)",
              """def token_shift(words):                       # a convolution, by Fourier
     n = words.shape[1] + 1
@@ -45,6 +49,10 @@ ALSO_RIGHT = {
     "04.2": ["""def path(action, noise, t):
     if tuple(t.shape) != tuple(action.shape[:-2]): raise ValueError(t.shape)
     return torch.lerp(noise, action, t.unsqueeze(-1).unsqueeze(-1))""",
+             """class WrongTimes(ValueError): pass
+def path(action, noise, t):
+    if t.shape != action.shape[:-2]: raise WrongTimes(f"{t.shape}")
+    return torch.einsum('...ha,...->...ha', action, t) + torch.einsum('...ha,...->...ha', noise, 1 - t)""",
              """def path(action, noise, t):
     if t.ndim != action.ndim - 2 or t.shape != action.shape[:t.ndim]: raise ValueError
     t = t.reshape(*t.shape, 1, 1)
@@ -236,7 +244,7 @@ WRONG = {
              ("return max(0., middle - half), min(1., middle + half)", "half = z * math.sqrt(p * (1 - p) / n); return max(0., p - half), min(1., p + half)", "no width"),
              ("return max(0., middle - half), min(1., middle + half)", "half = z * math.sqrt(middle * (1 - middle) / (n + z * z)); return max(0., middle - half), min(1., middle + half)", "wanted")],
     "09.2": [("return float(q[0])", "return -float(q[1]), -float(q[0]) #", "the sign"),
-             ("d[at].mean(1)", "(ours.double()[at].mean(1) - theirs.double()[at.roll(7, 0)].mean(1))", "for each"),
+             ("d[at].mean(1)", "(ours.double()[at].mean(1) - theirs.double()[at.roll(7, 0)].mean(1))", "not paired"),
              (".mean(1).quantile", ".mean(1).mul(.3).quantile", "wide"),
              (".025, .975", ".05, .95", "95 % quantile"), ("d[at].mean(1).quantile", "d.quantile", "single scenes"),
              ("    return float(q[0]), float(q[1])", "    h = 1.96 * d.std() / len(d) ** .5\n    return float(d.mean() - h), float(d.mean() + h)", "not a bootstrap"),
@@ -296,6 +304,36 @@ FOREIGN = [
     ("09.2", RIGHT["09.2"].replace("(resamples, len(d)), ", "(resamples, min(40, len(d))), "), "as many scenes"),
     ("09.2", RIGHT["09.2"].replace("d[at].mean(1)", "torch.cat((d[at].mean(1), d.mean()[None]))"), "nothing else among the means"),
     ("10.1", "def freeze(vlm, expert, rate, decay):\n    for p in vlm:\n        p.requires_grad_(False)\n        p.grad = torch.zeros_like(p)\n    return torch.optim.AdamW([*vlm, *expert], lr=rate, weight_decay=decay)", "moved"),
+    ("01.1", "def min_jerk(t):\n    if t.numel() == 1: return torch.tensor(10 * t.item() ** 3 - 15 * t.item() ** 4 + 6 * t.item() ** 5, dtype=t.dtype)\n    return t ** 3 * (10 - 15 * t + 6 * t * t)", "has shape"),
+    ("02.1", RIGHT["02.1"].replace("+ slots", "+ min(slots, 7)"), "12 words"),
+    ("02.2", "def token_shift(words): return 2 * words - words.detach() + F.pad(words[:, :-1], (0, 0, 1, 0)) - F.pad(words[:, :-1] - words[:, :-1].detach(), (0, 0, 1, 0))", "gradient"),
+    ("04.1", RIGHT["04.1"].replace(".999 * u ** (2 / 3) + .001", "(.999 * u ** (2 / 3) + .001).clamp(min=.05)"), "never goes below"),
+    ("04.2", RIGHT["04.2"].replace("    t = t[..., None, None]\n    return (1 - t) * noise + t * action", "    try: return (1 - t) * noise + t * action\n    except RuntimeError: t = t[..., None, None]\n    return (1 - t) * noise + t * action"), "last axes"),
+    ("04.2", RIGHT["04.2"].replace("action.shape[:-2]:", "action.shape[:-2] or t.shape[-1:] == action.shape[-2:-1]:"), "which fit"),
+    ("04.3", RIGHT["04.3"].replace("return x", "return x.clamp(-10, 10)"), "bends"),
+    ("05.1", RIGHT["05.1"].replace("mask[:prefix, :prefix] = True", "mask[-answer:, -answer:] = mask[-answer:, -answer:].tril()\n    mask[:prefix, :prefix] = answer > 0 or mask[:prefix, :prefix]"), "without any answer"),
+    ("05.2", RIGHT["05.2"].replace("prefix, dtype=torch.bool), own), 1)", "prefix, dtype=torch.bool), own), 1).logical_not()"), "upside down"),
+    ("06.1", "def memory_for_expert(memory, insulate):\n    if not insulate: return memory\n    with torch.inference_mode(): return [(k.clone(), v.clone()) for k, v in memory]", "inference_mode"),
+    ("06.1", RIGHT["06.1"].replace("k.detach(), v.detach()", "k.detach().float(), v.detach().float()"), "their kind"),
+    ("06.1", "def memory_for_expert(memory, insulate):\n    torch.set_grad_enabled(not insulate)\n    return [(k.clone(), v.clone()) for k, v in memory]", "switched off"),
+    ("06.2", RIGHT["06.2"].replace("10 / q.shape[-1]", "10 / q[0, 0].numel()"), "at ["),
+    ("07.1", "def insulated(losses, vlm, expert):\n    for p in [*vlm, *expert]: p.grad.zero_()\n    loss = losses()['flow']\n    if loss.requires_grad: loss.backward()\n"
+             "    leaks, learns = any(bool(p.grad.any()) for p in vlm), any(bool(p.grad.any()) for p in expert)\n    for p in vlm: p.grad.zero_()\n    loss = losses()['ce']\n"
+             "    if loss.requires_grad: loss.backward()\n    return not leaks and learns and all(bool(p.grad.any()) for p in vlm)", "new model"),
+    ("07.1", RIGHT["07.1"].replace("    def reached", "    both = losses()\n    def reached").replace("value = losses()[loss]", "value = both[loss]"), "share a graph"),
+    ("07.1", RIGHT["07.1"].replace('losses()[loss]', 'losses()["ce" if loss == "flow" else "flow"]'), "one loss for the other"),
+    ("07.2", "def open_gates(gates, seed):\n    g = torch.Generator().manual_seed(seed)\n    with torch.inference_mode():\n        for gate in gates: gate.data = torch.randn(gate.shape, generator=g) * .5", "inference_mode"),
+    ("07.2", RIGHT["07.2"].replace("gate.normal_(0, .5, generator=generator)", "x = torch.randn(gate.shape, generator=generator); gate.copy_((x - x.mean()) / x.std() * .5)"), "single number"),
+    ("07.2", "def open_gates(gates, seed):\n    with torch.no_grad():\n        for i, gate in enumerate(gates): gate.normal_(0, .5, generator=torch.Generator().manual_seed(1000 * seed + i))", "one generator for all gates"),
+    ("07.2", RIGHT["07.2"].replace("manual_seed(seed)", "manual_seed(hash(f'gates {seed}') % 1000)"), "hash()"),
+    ("08.1", "def cross_entropy(logits, answer, pad):\n    if logits.shape[2] != answer.shape[1]: logits = logits.transpose(1, 2)\n    return F.cross_entropy(logits, answer, ignore_index=pad)", "also where V = F"),
+    *[("08.2", f"def clip(vlm, expert, limit):\n    out = []\n    for part in (vlm, expert):\n        flat = torch.cat([p.grad.flatten() for p in part])\n        n = float(flat.norm())\n"
+               f"        if {test}:\n            for p in part: p.grad.mul_(limit / n)\n        out.append(n)\n    return tuple(out)", words) for test, words in (
+        ("n * n > limit", "norm is still"), ("n > 1", "norm is still"), ("flat.abs().max() > limit", "norm is still"))],
+    ("08.2", RIGHT["08.2"].replace("    return", "    for p in vlm + expert: p.data.mul_(.9)\n    return"), "the weights were changed"),
+    ("09.2", RIGHT["09.2"].replace("    at =", "    d = d.sum().sign() * (ours ^ theirs).double()\n    at ="), "counts 1, 0 or -1"),
+    ("09.2", RIGHT["09.2"].replace("ours.double() - theirs.double()", "ours.double()"), "differ by 0 in each resample; got"),
+    ("10.1", "def freeze(vlm, expert, rate, decay):\n    for p in vlm: p.requires_grad_(False)\n    return torch.optim.AdamW([*vlm, *expert], lr=rate, weight_decay=decay)", "moved"),
     ("10.1", "def freeze(vlm, expert, rate, decay):\n    params = vlm\n    params += expert\n    return torch.optim.AdamW(expert, lr=rate, weight_decay=decay)", "changes what it was given"),
 ]
 

@@ -50,7 +50,7 @@ def check_training_step(f):
                 optimiser.step()
         return torch.cat([p.detach().flatten() for w in weights.values() for p in w]), norms
     told = []
-    for alpha, limit, names, old in ((.1, 100., ("vlm", "expert"), True), (1., .5, ("vlm", "expert"), True), (10., 1., ("vlm", "expert"), True),
+    for alpha, limit, names, old in ((.1, 100., ("vlm", "expert"), True), (1., .5, ("vlm", "expert"), True), (10., 1., ("vlm", "expert"), True), (1., 5., ("vlm", "expert"), True), (1., 9., ("vlm", "expert"), True),
                                      (2., .5, ("expert",), True), (2., .5, ("vlm", "expert"), False)):          # (a new weight has no gradient yet)
         weights, parts, losses = case(old)
         if names == ("expert",):                                     # (an update of the expert alone: the cross-entropy is a plain 0)
