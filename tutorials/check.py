@@ -512,7 +512,7 @@ def check_open_gates(f):
     state, pythons = torch.get_rng_state(), python_random.getstate()
     f(list(one), 0)
     demand(torch.is_grad_enabled(), "gradients are switched off, and not on again: use `with torch.no_grad():`")
-    demand(not raised(lambda: sum((g * 2).sum() for g in one).backward()), "autograd refuses these gates afterwards (inference_mode?): use torch.no_grad()")
+    demand(not any(g.is_inference() or g.detach().is_inference() for g in one) and not raised(lambda: sum((g * 2).sum() for g in one).backward()), "autograd refuses these gates afterwards (inference_mode?): use torch.no_grad()")
     demand(all(bool(g.isfinite().all()) for g in one), "a gate is not finite: one may hold a single number")
     quiet = torch.equal(state, torch.get_rng_state()) and pythons == python_random.getstate()
     torch.rand(1)
