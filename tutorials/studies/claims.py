@@ -356,7 +356,7 @@ QUESTIONS = [
     ("1. Faster?", "arms", faster, "faster.png",
      "No. `ki`, `joint` and `pi0` all need 270 to 300 steps to a success of .8, and of these `pi0` is first in seconds. In the paper `ki` needs up to 7.5 times fewer than flow alone. With questions but without subtask and FAST (`pi0_vlm`, `ki_no_fast`) it takes about twice as many; on a frozen VLM, or by FAST alone, .8 is not reached in 800. From a generalist (`two_stage`) it takes 250."),
     ("2. Runs faster?", "latency", runs_faster, "latency.png",
-     "Yes: a chunk by flow takes 6 ms on one (slow) core however many numbers it has, and a FAST token about 1 ms. At a humanoid's shape (30 steps of 26 dimensions, 61 tokens and <end>; random weights) flow is 13 times as fast as FAST tokens and 160 times as fast as one token a number."),
+     "Yes: a chunk by flow takes 2.5 to 2.8 ms on one core however many numbers it has, and a FAST token about half a millisecond. At a humanoid's shape (30 steps of 26 dimensions, 61 tokens and <end>; random weights) flow is 8.6 times as fast as FAST tokens and 140 times as fast as one token a number."),
     ("3. Generalises?", "arms", generalises, "generalises.png",
      "All arms that push well generalise to left-out places, goals and second commands. To new objects those generalise whose VLM is still taught words about objects: a subtask (`ki`, `joint` .96, without questions .91) or questions (`pi0_vlm` .84, `ki_no_fast` .83). Flow alone reaches .72. With one token a number in place of FAST (`binned`) it is .88."),
     ("4. Keeps knowledge?", "arms", keeps, "keeps.png",
