@@ -284,8 +284,10 @@ def test_a_comparison_goes_on_where_it_was(tmp_path):
     budget = run("--arms", "frozen", "--budget", "2")                        # as many steps as two seconds hold
     line = checkpoint.read_metrics(tmp_path / "r.jsonl")[-1]
     assert budget.returncode == 0 and line["steps"] == int(line["flags"][-1]) > 2, budget.stderr
-    failed = run("--arms", "joint", "--alpha", "-1")
-    assert failed.returncode == 1 and "1 of 1 runs failed" in failed.stderr and "must be 0 or more" in failed.stderr
+    refused = run("--arms", "joint", "--alpha", "-1")                        # before anything is begun
+    assert refused.returncode == 2 and "must be 0 or more" in refused.stderr and "runs to do" not in refused.stdout
+    failed = run("--arms", "joint", "--start", "/nowhere.pt")
+    assert failed.returncode == 1 and "1 of 1 runs failed" in failed.stderr and "no VLM at /nowhere.pt" in failed.stderr
 
 
 @pytest.mark.slow
