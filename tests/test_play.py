@@ -342,7 +342,8 @@ LIVE = """
 
 
 def probed(text, steps):
-    return text.replace("<head>", f"<head><script>{COMMON} addEventListener('load', async () => {{ try {{ await wait(50); {steps} }} catch (e) {{ errors.push(String(e)); }} end(); }});</script>")
+    """The page with a probe in it; its first scene is always the same one (a policy does not push in every scene)."""
+    return text.replace("<head>", f"<head><script>{COMMON} Math.random = () => .5; addEventListener('load', async () => {{ try {{ await wait(50); {steps} }} catch (e) {{ errors.push(String(e)); }} end(); }});</script>")
 
 
 def browse(address, width, folder):
