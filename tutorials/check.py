@@ -279,18 +279,14 @@ def check_path(f):
         ("time runs the other way: at t = 0 there is noise", (1 - wide) * action + wide * noise), ("that is the velocity, which does not depend on t", action - noise),
         ("the noise stays at full strength", noise + wide * action),
         ("that is a curve: the path is straight, its weights add up to 1", (1 - wide ** 2).sqrt() * noise + wide * action)])
-    more = random(2, 5, 16, 3), random(2, 5, 16, 3, seed=1), torch.rand(2, 5, generator=torch.Generator().manual_seed(2))
-    try:
-        like(f(*more), flow.path(*more), "x_t of [2, 5] chunks")
-    except ValueError as error:
-        raise Wrong(f"it refuses times [2, 5] for chunks [2, 5, 16, 3], which fit: one time for each chunk ({error})") from None
-    for batch, horizon in ((3, 16), (16, 16)):               # (as many chunks as numbers in an action, or as waypoints: nothing that is too small raises)
-        more = random(batch, horizon, 3), random(batch, horizon, 3, seed=1), torch.rand(batch, generator=torch.Generator().manual_seed(2))
+    for batch in ((2, 5), (3,), (16,)):                       # (as many chunks as numbers in an action, or as waypoints: nothing that is too small raises)
+        shape = *batch, 16, 3
+        more = random(*shape), random(*shape, seed=1), torch.rand(batch, generator=torch.Generator().manual_seed(2))
         try:
             got = f(*more)
         except ValueError as error:
-            raise Wrong(f"it refuses times [{batch}] for chunks [{batch}, {horizon}, 3], which fit: one time for each chunk ({error})") from None
-        like(got, flow.path(*more), f"x_t of [{batch}, {horizon}, 3] chunks", why=": there the times fit the last axes, too, and must not be spread over them")
+            raise Wrong(f"it refuses times {[*batch]} for chunks {[*shape]}, which fit: one time for each chunk ({error})") from None
+        like(got, flow.path(*more), f"x_t of {[*shape]} chunks", why=": there the times fit the last axes, too, and must not be spread over them" * (len(batch) == 1))
     one = random(16, 3), random(16, 3, seed=1), torch.tensor(.3)
     kinds_stay(f, (action, noise, t), "x_t")
     like(f(*one), flow.path(*one), "x_t of one chunk [H, A], at a t without axes,")
@@ -687,13 +683,12 @@ def check_freeze(f):
     def part(seed):
         return [torch.nn.Parameter(random(4, 4, seed=seed)), torch.nn.Parameter(random(4, seed=seed + 1))]
     for zeros, rate, decay in ((False, .1, .1), (True, .1, .1), (True, .02, .5)):           # (a loss may give frozen weights gradients of zero)
-        stale = not zeros
         vlm, own, twin = part(0), part(5), part(5)
         before = [p.detach().clone() for p in vlm]
         optimiser, right = f(vlm, own, rate, decay), torch.optim.AdamW(twin, lr=rate, weight_decay=decay)
         demand(isinstance(optimiser, torch.optim.AdamW), f"it returned {type(optimiser).__name__}; wanted an AdamW")
         demand(all(p.requires_grad for p in own), "the expert does not train: its weights no longer require gradients")
-        if stale and not any(p.requires_grad for p in vlm):
+        if not zeros and not any(p.requires_grad for p in vlm):
             for p in vlm:
                 p.grad = torch.ones_like(p)                                                  # (left from before the freeze)
         optimiser.step(), right.step()                                                       # (nobody has a gradient yet, unless it was made up)

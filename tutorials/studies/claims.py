@@ -391,9 +391,11 @@ TABLES = [
     ("The expert alone", "expert", expert_alone,
      "A new expert on the finished VLM of a `ki` run; one seed, 200 validation scenes, so that differences below .07 may be chance. Measured before the expert went without the picture in half of the samples. On a memory that stays nothing that was tried is clearly faster than the default. Two waypoints in a token learn faster than one; a wide expert is slow; a fifth layer that reads the VLM's output adds nothing: what the expert needs stands in the keys and values already."),
 ]
-PREFACE = """Written by `python -m tutorials.studies.claims` from the lines beside this page; do not edit it. All arms but the reference have the same demonstrations, steps and scenes (400 in each test set) for each seed. What an arm is: [a wide table](tables.md#every-test-set). (Post-training
-has demonstrations and steps of its own. With the detach the expert is updated four times in a step, each time on a quarter of the draws.
-Without it there is one update on all draws. In post-training there is one update in both.) Intervals are 95 % bootstrap intervals over seeds *and* scenes. With one seed, an interval covers the chance of scenes only."""
+PREFACE = """Written by `python -m tutorials.studies.claims` from the lines beside this page; do not edit it. All arms but the
+reference have the same demonstrations, steps and scenes (400 in each test set) for each seed. What an arm is: [a wide table](tables.md#every-test-set).
+(Post-training has demonstrations and steps of its own. With the detach the expert is updated four times in a step, each time on a quarter of
+the draws. Without it there is one update on all draws. In post-training there is one update in both.) Intervals are 95 % bootstrap intervals
+over seeds *and* scenes. With one seed, an interval covers the chance of scenes only."""
 
 
 def section(title, files, make, plot, answer):
