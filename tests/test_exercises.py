@@ -16,11 +16,12 @@ RIGHT = {number: key.solution for number, key in KEY.items()}
 # The same, written differently: accepted, too.
 ALSO_RIGHT = {
     "01.1": ["def min_jerk(t): return torch.from_numpy(10 * t.numpy() ** 3 - 15 * t.numpy() ** 4 + 6 * t.numpy() ** 5) if t.ndim else 10 * t ** 3 - 15 * t ** 4 + 6 * t ** 5",
+             "def eval(cs, x):\n    out = torch.zeros_like(x)\n    for c in cs: out = out * x + c\n    return out\ndef min_jerk(t): return eval((6., -15., 10., 0., 0., 0.), t)",
              "def min_jerk(t): return 10 * t.pow(3) - 15 * t.pow(4) + 6 * t.pow(5)",
              "def min_jerk(t):\n    s = torch.zeros_like(t)\n    for c in (6., -15., 10., 0., 0., 0.): s = s * t + c\n    return s"],
     "01.2": ["def keep(owner, finished): return (owner[:, None] == finished).any(1)",
              "def keep(owner, finished):\n    won = set(finished.tolist())\n    return torch.tensor([o in won for o in owner.tolist()], dtype=torch.bool)"],
-    "02.1": ["def prefix_tokens(side, stride, slots): return len([(y, x) for y in range(0, side, stride) for x in range(0, side, stride)]) + slots",
+    "02.1": ["def prefix_tokens(side, stride, slots):\n    print('hello')\n    return (side // stride) ** 2 + slots", "def prefix_tokens(side, stride, slots): return len([(y, x) for y in range(0, side, stride) for x in range(0, side, stride)]) + slots",
              "def prefix_tokens(side, stride, slots): return int((side / stride) ** 2) + slots"],
     "02.2": ["""class Shift(torch.nn.Module):
     def forward(self, words): return words + F.pad(words, (0, 0, 1, 0))[:, :-1]
@@ -105,7 +106,7 @@ def path(action, noise, t):
         return [p.grad is not None and bool((p.grad != 0).any()) for p in vlm], [p.grad is not None and bool((p.grad != 0).any()) for p in expert]
     (a, b), (c, _) = touched("flow"), touched("ce")
     return torch.tensor(not any(a) and any(b) and all(c))"""],
-    "07.2": ["""def open_gates(gates, seed):
+    "07.2": [KEY["07.2"].solution.replace("in gates", "in reversed(gates)"), """def open_gates(gates, seed):
     g = torch.Generator().manual_seed(seed)
     for gate in gates: gate.data = torch.randn(gate.shape, generator=g) * .5""",
              """@torch.no_grad()
@@ -154,7 +155,8 @@ def paired_interval(ours, theirs, resamples, seed):
     drawn = torch.multinomial(counts, resamples * n, replacement=True, generator=torch.Generator().manual_seed(seed)) - 1
     low, high = drawn.view(resamples, n).double().mean(1).quantile(torch.tensor([.025, .975]).double())
     return low, high"""],
-    "10.1": ["def freeze(vlm, expert, rate, decay):\n    for p in vlm: p.requires_grad_(False)\n    return torch.optim.AdamW([p for p in vlm + expert if p.requires_grad], rate, weight_decay=decay)",
+    "10.1": ["def freeze(vlm, expert, rate, decay):\n    for p in vlm:\n        p.requires_grad_(False)\n        p.grad = None\n    return torch.optim.AdamW([*vlm, *expert], lr=rate, weight_decay=decay)",
+             "def freeze(vlm, expert, rate, decay):\n    for p in vlm: p.requires_grad_(False)\n    return torch.optim.AdamW([p for p in vlm + expert if p.requires_grad], rate, weight_decay=decay)",
              "def freeze(vlm, expert, rate, decay): return torch.optim.AdamW([dict(params=vlm, weight_decay=0.), dict(params=expert, weight_decay=decay)], lr=rate)",
              "def freeze(vlm, expert, rate, decay): return torch.optim.AdamW(expert, lr=torch.tensor(rate), weight_decay=decay)",
              "def freeze(vlm, expert, rate, decay): return torch.optim.AdamW([dict(params=vlm, lr=0.), dict(params=expert)], lr=rate, weight_decay=decay)"],
@@ -183,7 +185,7 @@ WRONG = {
              ("used == size", "False", "stop is not allowed"), ("torch.cat((lengths <= size - used, torch.tensor([used == size])))", "torch.cat((lengths <= size - used, torch.tensor([used == size]))).long()", "torch.int64"),
              ("(lengths <= size - used, torch.tensor([used == size]))", "(torch.tensor([used == size]), lengths <= size - used)", "stop comes last"), ("<= size - used", "== size - used", "room for more")],
     "04.1": [("1 - (", "(", "the other way"), ("u ** (2 / 3)", "u", "uniform"), ("u ** (2 / 3)", "u ** .7915", ".558"),
-             ("u ** (2 / 3)", "torch.rand_like(u) ** (2 / 3)", "its own u"), ("u ** (2 / 3)", "u ** 1.5", "power 1.5"), ("u ** (2 / 3)", "(1 - (1 - u) ** (2 / 3))", "swapped"),
+             ("u ** (2 / 3)", "torch.rand_like(u) ** (2 / 3)", "global generator"), ("u ** (2 / 3)", "u ** 1.5", "power 1.5"), ("u ** (2 / 3)", "(1 - (1 - u) ** (2 / 3))", "swapped"),
              (" + .001", "", ".001"), ("(.999 * u ** (2 / 3) + .001)", "u ** (2 / 3)", ".001"), ("u ** (2 / 3)", "u.sort()[0] ** (2 / 3)", "its own u"), ("u ** (2 / 3)", "(u > .4).to(u.dtype)", "below .5")],
     "04.2": [("(1 - t) * noise + t * action", "t * noise + (1 - t) * action", "the other way"),
              ("t.shape != action.shape[:-2]", "False", "without a word"),
@@ -221,7 +223,7 @@ WRONG = {
              ("        grads = torch.autograd.grad(value, vlm + expert, allow_unused=True)\n", "        value.backward()\n        grads = [p.grad for p in vlm + expert]\n", "old gradients")],
     "07.2": [("gate.normal_(0, .5, generator=generator)", "gate.mul_(1 + torch.randn(gate.shape, generator=generator))", "still closed"),
              (".5", "5.", "standard deviation"), ("generator=generator", "generator=torch.Generator().manual_seed(seed)", "repeats"),
-             ("    generator = torch.Generator().manual_seed(seed)", "    generator = None", "the same seed"),
+             ("    generator = torch.Generator().manual_seed(seed)", "    generator = None", "global generator"),
              ("normal_(0, .5, generator=generator)", "uniform_(-.5 * 3 ** .5, .5 * 3 ** .5, generator=generator)", "not normal"),
              ("generator = torch.Generator().manual_seed(seed)", "generator = torch.manual_seed(seed)", "global generator"), ("manual_seed(seed)", "manual_seed(0)", "another seed"),
              ("normal_(0, .5", "normal_(.2, .5", "their mean"), ("in gates:", "in gates[:1]:", "some gates")],
@@ -334,6 +336,47 @@ FOREIGN = [
     ("09.2", RIGHT["09.2"].replace("    at =", "    d = d.sum().sign() * (ours ^ theirs).double()\n    at ="), "counts 1, 0 or -1"),
     ("09.2", RIGHT["09.2"].replace("ours.double() - theirs.double()", "ours.double()"), "differ by 0 in each resample; got"),
     ("10.1", "def freeze(vlm, expert, rate, decay):\n    for p in vlm: p.requires_grad_(False)\n    return torch.optim.AdamW([*vlm, *expert], lr=rate, weight_decay=decay)", "moved"),
+    # A third set of foreign answers: sizes, places in memory and calls that come after others; and what looks behind the check.
+    ("01.1", "def min_jerk(t):\n    x = t if t.dtype == torch.double else t.half()\n    return (x ** 3 * (10 - 15 * x + 6 * x * x)).to(t.dtype)", "returns for ["),
+    ("01.2", RIGHT["01.2"].replace("finished)\n", "finished)\n").replace("(owner, finished)", "(owner, finished, assume_unique=True)", 2).replace("keep(owner, finished, assume_unique=True)", "keep(owner, finished)"), "returns for [40], [40]"),
+    ("01.2", "def keep(owner, finished): return torch.isin(owner.short(), finished.short())", "returns for [3], [2]"),
+    ("01.2", "def keep(owner, finished):\n    won = torch.zeros(1 + int(max(owner.max(), finished.max() if len(finished) else 0)), dtype=torch.bool)\n    won[finished] = True\n    return won[owner]", "it raises"),
+    ("01.2", "def keep(owner, finished):\n    try: return owner == finished\n    except RuntimeError: return torch.isin(owner, finished)", "returns for [7], [7]"),
+    ("02.1", "def prefix_tokens(side, stride, slots): return (side // stride) ** 2 + (slots or 7)", "got 8; wanted 1"),
+    ("02.2", "memo = {}\n" + RIGHT["02.2"].replace("return ", "return memo.setdefault((words.shape, words.dtype, words.requires_grad), ") + ")", "other values than the call before"),
+    ("03.1", RIGHT["03.1"].replace("torch.arange(H, dtype=torch.double)[:, None]", "torch.arange(H).to(torch.uint8).double()[:, None]"), "returns for 257"),
+    ("03.2", RIGHT["03.2"].replace("(lengths <= size - used,", "((lengths <= size - used).squeeze(),"), "it raises RuntimeError"),
+    ("04.1", "def sample_time(u):\n    r = torch.searchsorted(u.flatten().sort()[0], u).to(u.dtype) / u.numel()\n    return 1 - (.999 * r ** (2 / 3) + .001)", "of 5 of these u alone"),
+    ("04.1", RIGHT["04.1"].replace("+ .001)", "+ .001).clamp(min=.009)"), "never goes below 0.009"),
+    ("04.1", RIGHT["04.1"].replace("return", "torch.manual_seed(0); return"), "global generator"),
+    *[("04.2", RIGHT["04.2"].replace("    if t.shape", f"    {line}\n    if t.shape"), "must raise ValueError") for line in (
+        "if action.ndim == 4 and t.numel() == action.shape[0] * action.shape[1]: t = t.reshape(action.shape[:2])", "if action.ndim > 3 and t.ndim == 0: t = t.expand(action.shape[:-2])")],
+    ("04.2", RIGHT["04.2"].replace("t.shape !=", "t.squeeze().shape !="), "it refuses times [1]"),
+    *[("04.2", source, "the rule is") for source in ("from sys import modules\ndef path(*given): return modules['nano_ki.flow'].path(*given)", "def path(*given): return torch.sys.modules['nano_ki.flow'].path(*given)",
+                                                     "import pickle\npath = pickle.loads(b'cnano_ki.flow\\npath\\n.')")],
+    ("04.3", RIGHT["04.3"].replace("range(steps)", "torch.arange(0, 1, 1 / steps)").replace("i / steps)", "float(i))"), "returns for [2, 2], 49"),
+    ("04.3", RIGHT["04.3"].replace("        x = x + velocity(x, torch.full(x.shape[:-2], i / steps)) / steps", "        v = velocity(x, torch.full(x.shape[:-2], i / steps))\n        if not v.any(): break\n        x = x + v / steps"), "returns for [2, 4, 3], 10"),
+    ("04.3", RIGHT["04.3"].replace("torch.full(x.shape[:-2], i / steps)", "torch.cat((torch.full(x.shape[:-2], i / steps)[..., :1], torch.zeros(x.shape[:-2])[..., 1:]), -1) if x.ndim > 2 else torch.tensor(i / steps)"), "different t"),
+    ("05.1", "TRI = torch.ones(512, 512, dtype=torch.bool).tril()\ndef prefix_mask(prefix, answer):\n    mask = TRI[:prefix + answer, :prefix + answer].clone()\n    mask[:prefix, :prefix] = True\n    return mask", "has shape (512, 512)"),
+    ("05.2", "def draw_mask(prefix, draws, horizon):\n    of = torch.div(torch.arange(draws * horizon).to(torch.int8), horizon, rounding_mode='floor')\n    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "returns for 1, 17, 16"),
+    ("06.1", "kept = {}\ndef memory_for_expert(memory, insulate):\n    if not insulate: return memory\n    return [tuple(kept.setdefault((i, j, x.dtype), torch.empty_like(x.detach())).copy_(x.detach()) for j, x in enumerate(kv)) for i, kv in enumerate(memory)]",
+     "what the call before returned"),
+    ("06.1", RIGHT["06.1"].replace("(k.detach(), v.detach())", "dict(k=k.detach(), v=v.detach())"), "one (k, v) for each layer"),
+    ("06.2", RIGHT["06.2"].replace("    return", "    k, v = k[:, :, :12], v[:, :, :12]\n    return"), "returns for [2, 2, 8, 32]"),
+    ("06.2", "def expert_attention(q, k, v, memory):\n    keys, values = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)\n    x = q @ keys.mT * (10 / q.shape[-1])\n"
+             "    return x.masked_fill(x < x.topk(min(12, x.shape[-1]), -1)[0][..., -1:], -torch.inf).softmax(-1) @ values", "returns for [2, 2, 8, 32]"),
+    ("07.1", RIGHT["07.1"].replace("losses()[loss]", "list(losses().values())[loss == 'ce']"), "by name, not by their order"),
+    ("07.1", RIGHT["07.1"].replace("bool(g.any())", "float(g.norm()) > 0"), "not a number"),
+    ("07.1", RIGHT["07.1"].replace("g.any()", "g.flatten()[:1000].any()"), "a large parameter"),
+    ("07.1", "def insulated(losses, vlm, expert): return False", "it refuses a model that is insulated"),
+    ("07.2", RIGHT["07.2"].replace("gate.normal_", "gate.flatten().normal_"), "not a copy of it"), ("07.2", RIGHT["07.2"].replace("manual_seed(seed)", "manual_seed(seed % 10)"), "two seeds"),
+    ("08.1", RIGHT["08.1"].replace("(1, 2), answer", "(1, 2).squeeze(), answer.squeeze()"), "returns for [1, 5, 5]"), ("08.1", RIGHT["08.1"].replace("(1, 2), answer", "(1, 2)[..., :11], answer[:, :11]"), "returns for [2, 14, 9]"),
+    ("08.2", "def clip(vlm, expert, limit):\n    out = []\n    for part in (vlm, expert):\n        flat = [p.grad.flatten() for p in part]\n        out.append(float(torch.cat(flat).norm()))\n"
+             "        for x in flat: x.mul_(min(1., limit / out[-1]))\n    return tuple(out)", "norm is"),
+    ("09.1", "import sys\ndef wilson(hits, n):\n    sys._getframe(1).f_globals['demand'] = lambda *_: None\n    return 0., 0.", "looks behind the check"),
+    ("09.1", "def wilson(hits, n):\n    torch.testing._comparison.np.allclose = lambda *a, **k: True\n    return .5, .5", "it changes allclose"), ("09.1", RIGHT["09.1"].replace("    z, p", "    if n > 5000: return hits / n, hits / n\n    z, p"), "no width"),
+    ("09.2", RIGHT["09.2"].replace("randint(len(d)", "randint(min(len(d), 400)"), "All scenes count"), ("09.2", RIGHT["09.2"].replace("manual_seed(seed)", "manual_seed(seed & 7)"), "take the seed as it is"),
+    ("10.1", RIGHT["10.1"].replace("AdamW(expert", "AdamW([expert[0], expert[-1]]"), "does not train"), ("10.1", RIGHT["10.1"].replace("    return", "    torch.set_grad_enabled(False)\n    return"), "switched off"),
     ("10.1", "def freeze(vlm, expert, rate, decay):\n    params = vlm\n    params += expert\n    return torch.optim.AdamW(expert, lr=rate, weight_decay=decay)", "changes what it was given"),
 ]
 
@@ -401,6 +444,10 @@ def test_the_reference_may_not_be_imported(tmp_path, line):
 def test_answers_that_never_end_or_fall_over(tmp_path, monkeypatch):
     monkeypatch.setattr(check, "SECONDS", 1)
     assert "ever end" in said(tmp_path, "02.1", "def prefix_tokens(*a):\n    while True: pass")["says"]
+    stubborn = "def prefix_tokens(*a):\n    while True:\n        try: sum(range(10 ** 6)) // 0\n        except Exception: pass"
+    assert "ever end" in said(tmp_path, "02.1", stubborn)["says"]
+    assert "Stop" in said(tmp_path, "02.1", "class Stop(BaseException): pass\ndef prefix_tokens(*a): raise Stop")["says"]
+    assert "NotImplementedError" in said(tmp_path, "04.1", "def sample_time(u): return torch.distributions.Beta(torch.tensor(1.5), torch.tensor(1.)).icdf(u)")["says"]
     assert "ZeroDivisionError" in said(tmp_path, "02.1", "def prefix_tokens(*a): return 1 / 0")["says"]
     assert "no function" in said(tmp_path, "02.1", "x = 1")["says"]
     assert "cannot read" in said(tmp_path, "02.1", "def (")["says"]

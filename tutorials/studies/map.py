@@ -1,8 +1,9 @@
 """The map: when does the stop-gradient pay? Runs with the detach against runs without it, all else equal.
 
-Two bases: post-training a generalist (flow alone, three kinds, no subtask), and joint training from the VLM, of 400 steps (the
-dials) and of 800 (the arms). Each row changes something of its base. It says what a practitioner sees, success on the kinds
-that are shown, and what stays unseen: the kinds that the VLM knew before, new ones, and its answers.
+Two bases: post-training a generalist by flow alone on three kinds (the expert reads no subtask; or reads it, as the recipe
+comes), and joint training from the VLM, of 400 steps (the dials) and of 800 (the arms). Each row changes something of its base.
+It says what a practitioner sees, success on the kinds that are shown, and what stays unseen: the kinds that the VLM knew before,
+new ones, and its answers.
 
     python -m tutorials.studies.map          # the tables; writes map.png and dial.png of tutorials/results
 
@@ -53,11 +54,13 @@ def pairs(lines):
 
 
 def bases(lines):
-    """[(what is done, the Config that its rows change, its lines)]."""
+    """[(what is done, the Config that its rows change, its lines)]: first post-training without a subtask, then with it."""
     out = []
-    for name, arm, flags in (("post-training", "post_through", ["--no-subtask"]), ("joint training", "joint", ["--steps", "400"]), ("joint training", "joint", [])):
+    for name, arm, flags in (("post-training", "post_through", ["--no-subtask"]), ("post-training with a subtask", "post_through", []),
+                             ("joint training", "joint", ["--steps", "400"]), ("joint training", "joint", [])):
         base, post = replace(config_of({"arm": arm, "flags": flags}), recipe="ki", check_every=0), arm != "joint"
-        out.append((f"{name}, {base.steps} steps", base, [m for m in lines if m["arm"].startswith("post") == post and (post or m["steps"] == base.steps)]))
+        out.append((f"{name}, {base.steps} steps", base, [m for m in lines if m["arm"].startswith("post") == post
+                    and (config_of(m).subtask == base.subtask if post else m["steps"] == base.steps)]))
     return out
 
 
@@ -113,7 +116,7 @@ def tables(lines, brief=False):
         return f"{rate_of(ours, side):.2f} / {rate_of(theirs, side):.2f}" + f": {middle:+.2f} [{low:+.2f}, {high:+.2f}]" * (not brief)
     out = []
     for name, base, mine in bases(lines):
-        rows, sides = [], [side for side in (DRAWN if brief else SIDES) if side != "shown kinds" or name.startswith("post")]      # (else these are the twelve)
+        rows, sides = [], [side for side in (DRAWN if brief else SIDES) if side != "shown kinds" or any("shown" in m["success"] for m in mine)]     # (else these are the twelve)
         for label, _, ours, theirs in rows_of(mine, base):
             pace = [f"{np.mean([m['samples_a_second'] for m in ours]):.0f} / {np.mean([m['samples_a_second'] for m in theirs]):.0f}",
                     " / ".join(map(seconds_to, (ours, theirs))).strip(" /")]
@@ -166,20 +169,20 @@ def forest(rows, heads, low=-.45, high=.95):
 
 
 def dial(lines):
-    """Post-training: {steps: [(VLM rate, runs with the detach, runs without it)]}, where more rates than one were tried. Without
-    the detach the VLM's rate is a dial; with it there is nothing to turn."""
-    _, base, mine = bases(lines)[0]
+    """Post-training: {what is done: [(VLM rate, runs with the detach, runs without it)]}, where more rates than one were tried.
+    Without the detach the VLM's rate is a dial; with it there is nothing to turn."""
     out = {}
-    for (c, way), ours, theirs in pairs(mine):
-        if not way and replace(c, steps=base.steps, vlm_rate=base.vlm_rate, vlm_adam=base.vlm_adam) == base:
-            out.setdefault(c.steps, []).append((c.vlm_rate, ours, theirs))
-    return {steps: sorted(runs, key=lambda r: r[0]) for steps, runs in sorted(out.items()) if len(runs) > 1}
+    for name, base, mine in bases(lines)[:2]:
+        for (c, way), ours, theirs in sorted(pairs(mine), key=lambda pair: pair[0][0].steps):
+            if not way and replace(c, steps=base.steps, vlm_rate=base.vlm_rate, vlm_adam=base.vlm_adam) == base:
+                out.setdefault(f"{name.split(',')[0]}, {c.steps:,} steps", []).append((c.vlm_rate, ours, theirs))
+    return {what: sorted(runs, key=lambda r: r[0]) for what, runs in out.items() if len(runs) > 1}
 
 
 def plot_dial(lines, path=RESULTS / "dial.png"):
     charts = {}
-    for steps, runs in dial(lines).items():
-        chart = charts[f"{steps:,} steps of post-training, against the VLM's rate"] = {}
+    for what, runs in dial(lines).items():
+        chart = charts[f"{what}, against the VLM's rate"] = {}
         for name, value, k in (("shown kinds", rate_of, 2), ("twelve kinds", rate_of, 2), ("answers, book", lambda mine, _: answers(mine), 2), ("twelve kinds", rate_of, 1)):
             chart[name + ", detached" * (k == 1)] = [r[0] for r in runs], [value(r[k], name) for r in runs]
     if charts:
@@ -189,11 +192,11 @@ def plot_dial(lines, path=RESULTS / "dial.png"):
 def dial_table(lines):
     """The rate that success on the shown kinds picks, the one that forgets least, and the detach."""
     rows = []
-    for steps, tried in dial(lines).items():
+    for what, tried in dial(lines).items():
         picked, kept = (max(tried, key=key) for key in (lambda r: rate_of(r[2], "shown kinds"), lambda r: answers(r[2])))
         for how, rate, runs in (("picked by the shown kinds", picked[0], picked[2]), ("keeps most answers", kept[0], kept[2]), ("none: with the detach", "-", picked[1])):
-            rows.append([f"{steps:,}", how, rate, len(runs), *(f"{rate_of(runs, side):.2f}" for side in DRAWN), f"{answers(runs):.2f}"])
-    return table(["steps", "how the VLM's rate is chosen", "rate", "seeds", *DRAWN, "answers, book"], rows)
+            rows.append([what, how, rate, len(runs), *(f"{rate_of(runs, side):.2f}" for side in DRAWN), f"{answers(runs):.2f}"])
+    return table(["what is trained", "how the VLM's rate is chosen", "rate", "seeds", *DRAWN, "answers, book"], rows)
 
 
 def main():
