@@ -210,7 +210,7 @@ def check_keep(f):
         like(got, wanted, f"the mask of case {seed}" if len(finished) else "the mask where no episode succeeded", why=f" (owner {owner.tolist()[:8]} ..., finished "
              f"{finished.tolist()[:8]} ...)", mistakes=[("these are the failed ones: upside down", ~wanted), ("only the first finished episode's samples stay: there may be many",
              owner == finished[:1].sum()), ("`finished` holds numbers of episodes, not how many there are", owner < len(finished))] * bool(len(finished)))
-    agree(f, "01.2", [(whole(n, high=high, seed=n), whole(m, high=high, seed=m + 1)) for n, m, high in ((0, 3, 9), (7, 7, 9), (1, 1, 2), (40, 40, 60), (30, 12, 2 ** 40))]
+    agree(f, "01.2", [(whole(n, high=high, seed=n), whole(m, high=high, seed=m + 1)) for n, m, high in ((0, 3, 9), (7, 7, 9), (1, 1, 2), (40, 40, 60), (30, 12, 2 ** 20))]
           + [(whole(90, high=70), torch.arange(1, 60)), (torch.tensor([5, 2 ** 16 + 5, 2 ** 24 + 1]), torch.tensor([2 ** 16 + 5, 2 ** 24]))])
 
 
@@ -769,13 +769,12 @@ def check_paired_interval(f):
         low, high = ends(torch.arange(n) < wins, torch.zeros(n, dtype=torch.bool), 40000, 0)
         demand(np.allclose((low, high), (begin / n, ends_at / n), atol=1e-6), f"{wins} wins against 0 in {n} scenes: got {low:.3f} to {high:.3f}, wanted {begin / n:.3f} to {ends_at / n:.3f}, "
                "the quantiles at 2.5 and 97.5 % of the means, as they are")
-    one = ends(ours, theirs, 1, 0)
+    one = (0, 0) if raised(lambda: f(ours, theirs, 1, 0)) else ends(ours, theirs, 1, 0)         # (quantiles of one number may be refused)
     demand(abs(one[0] - one[1]) < 1e-9, "one resample has one mean, and both ends are that; yours differ: is `resamples` used, and is nothing else among the means?")
     demand(ends(ours, theirs, 30, 0) == ends(ours, theirs, 30, 0), "the same seed must give the same interval")
     late = torch.arange(1000) >= 500
     demand(abs(sum(ends(late, ~late & False, 400, 0)) - 1) < .02, "1,000 scenes, of which the last 500 are won: the interval should lie about .5. All scenes count")
-    many = [ends(ours, theirs, 7, seed) for seed in range(0, 40, 4)]
-    demand(len(set(many)) > 1, "seeds 0, 4, 8 ... give one interval: `seed` is not used, or they share their draws")
+    demand(len({ends(ours, theirs, 30, seed) for seed in range(5)}) > 1, "seeds 0 to 4 give one interval: `seed` is not used, or they share their draws")
     demand(len({ends(ours, theirs, 7, 8 ** k) for k in range(3, 9)}) > 1, "seeds 8^3, 8^4 ... give one interval: take the seed as it is")
 
 
