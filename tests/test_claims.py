@@ -44,7 +44,7 @@ def test_the_pages_and_readme_are_made_from_the_lines(monkeypatch):
 def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     lines = [run(a, s, v) for a, v in (("ki", 1.), ("pi0", .8), ("joint", .9)) for s in (0, 1, 2)]
     slow = ["--vlm-rate", "0.001", "--vlm-adam", "0.001"]
-    trained = [run(arm, seed, v, ("--no-subtask", *flags))
+    trained = [run(arm, seed, v, flags)
                for arm, v, flags in (("post", .9, ()), ("post_through", .4, ()), ("post_through", .8, slow)) for seed in (0, 1)]
     for m in trained:
         m["success"]["shown"] = m["success"]["seen"]
@@ -99,9 +99,9 @@ def test_the_map_pairs_runs_that_differ_by_the_line_alone():
     lines += [line("post_through", 0, 60, *slow), line("post_through", 0, 20, *plain, "--steps", "1800"), line("post_tenth", 1, 70, *plain),
               line("ki", 0, 90, sets=("seen", "new_colour", "new_both")), line("joint", 0, 70, sets=("seen", "new_colour", "new_both")), line("leak", 0, 10)]
     lines += [dict(line(arm, 0, 50, "--steps", "400", "--alpha", "10", sets=("seen", "new_colour", "new_both")), steps=400) for arm in ("ki", "joint")]
-    (name, base, mine), (told, _, with_words), (few, short, of_few), (other, joint, theirs) = post.bases(lines)
+    (told, *_), (name, base, mine), (few, short, of_few), (other, joint, theirs) = post.bases(lines)
     rows = post.rows_of(mine, base)                                  # (of 1,800 steps there is nothing with the line)
-    assert (name, told, few, other) == ("post-training, 600 steps", "post-training with a subtask, 600 steps", "joint training, 400 steps", "joint training, 800 steps") and [(label, len(ours), len(without)) for label, _, ours, without in rows] == [
+    assert (told, name, few, other) == ("post-training, 600 steps", "post-training without a subtask, 600 steps", "joint training, 400 steps", "joint training, 800 steps") and [(label, len(ours), len(without)) for label, _, ours, without in rows] == [
         ("as it is", 2, 2), ("VLM rate 0.001", 1, 1), ("a tenth of the gradient", 1, 1)]
     assert [post.apart(*row[2:], "twelve kinds")[0] for row in rows] == pytest.approx([.3, .2, .1])
     [[label, _, ours, without]] = post.rows_of(theirs, joint)         # (all kinds of joint training are shown: there "shown" is "seen")

@@ -1,7 +1,7 @@
 """The map: when does the stop-gradient pay? Runs with the detach against runs without it, all else equal.
 
-Two bases: post-training a generalist by flow alone on three kinds (the expert reads no subtask; or reads it, as the recipe
-comes), and joint training from the VLM, of 400 steps (the dials) and of 800 (the arms). Each row changes something of its base.
+Two bases: post-training a generalist by flow alone on three kinds (as the recipe comes, and with an expert that reads no
+subtask), and joint training from the VLM, of 400 steps (the dials) and of 800 and more (the arms). Each row changes something of its base.
 It says what a practitioner sees, success on the kinds that are shown, and what stays unseen: the kinds that the VLM knew before,
 new ones, and its answers.
 
@@ -54,13 +54,13 @@ def pairs(lines):
 
 
 def bases(lines):
-    """[(what is done, the Config that its rows change, its lines)]: first post-training without a subtask, then with it."""
+    """[(what is done, the Config that its rows change, its lines)]: first post-training as the recipe comes, then without a subtask."""
     out = []
-    for name, arm, flags in (("post-training", "post_through", ["--no-subtask"]), ("post-training with a subtask", "post_through", []),
+    for name, arm, flags in (("post-training", "post_through", []), ("post-training without a subtask", "post_through", ["--no-subtask"]),
                              ("joint training", "joint", ["--steps", "400"]), ("joint training", "joint", [])):
         base, post = replace(config_of({"arm": arm, "flags": flags}), recipe="ki", check_every=0), arm != "joint"
         out.append((f"{name}, {base.steps} steps", base, [m for m in lines if m["arm"].startswith("post") == post
-                    and (config_of(m).subtask == base.subtask if post else m["steps"] == base.steps)]))
+                    and (config_of(m).subtask == base.subtask if post else (m["steps"] == 400) == (base.steps == 400))]))
     return out
 
 
@@ -116,8 +116,9 @@ def tables(lines, brief=False):
         return f"{rate_of(ours, side):.2f} / {rate_of(theirs, side):.2f}" + f": {middle:+.2f} [{low:+.2f}, {high:+.2f}]" * (not brief)
     out = []
     for name, base, mine in bases(lines):
-        rows, sides = [], [side for side in (DRAWN if brief else SIDES) if side != "shown kinds" or any("shown" in m["success"] for m in mine)]     # (else these are the twelve)
-        for label, _, ours, theirs in rows_of(mine, base):
+        found, rows = rows_of(mine, base), []
+        sides = [side for side in (DRAWN if brief else SIDES) if side != "shown kinds" or any("shown" in m["success"] for row in found for m in row[2])]     # (else these are the twelve)
+        for label, _, ours, theirs in found:
             pace = [f"{np.mean([m['samples_a_second'] for m in ours]):.0f} / {np.mean([m['samples_a_second'] for m in theirs]):.0f}",
                     " / ".join(map(seconds_to, (ours, theirs))).strip(" /")]
             rows.append([label, len(theirs), *(cell(ours, theirs, side) for side in sides),
