@@ -56,6 +56,7 @@ def test_post_training_fits_the_generalist_that_ships_on_a_gpu_too():
     assert checkpoint.begin(post.start, post)[1] is not None
 
 
+@pytest.mark.slow
 def test_post_training_arms_start_from_a_generalist_of_their_own_seed(tmp_path, capsys):
     tiny = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items() if k != "start" and k not in ("flow_draws", "vlm_samples")]
     args = ["compare", "--arms", "post", "--seeds", "1", "--results", str(tmp_path / "r.jsonl"), "--folder", str(tmp_path / "runs"), "--jobs", "1",

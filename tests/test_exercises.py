@@ -550,6 +550,7 @@ def test_a_wrong_piece_is_named(name, source, says, tmp_path):
     assert done.returncode == 1 and done.stdout.count("[ ]") == 1 and says in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_a_policy_of_right_pieces_trains_as_the_librarys(tmp_path):
     """The same losses, gradients and weights as nano_ki.train's, step by step."""
     options = {**TINY, "flow_draws": 2, "expert_updates": 2, "steps": 20, "scenes": 2, "threads": 1}

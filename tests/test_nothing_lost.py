@@ -188,6 +188,7 @@ def test_killed_at_twenty_random_moments(tmp_path):
     print(f"killed at steps {steps}; {torn} of 20 in the middle of a write")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_like_ctrl_c(tmp_path):
     child = subprocess.Popen([sys.executable, "-m", "nano_ki.train", *FLAGS, "--steps=100000", "--workers=1",
                               f"--out={tmp_path / 'r'}"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -205,6 +206,7 @@ def test_sigterm_saves_like_ctrl_c(tmp_path):
 # -- full disks ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_keeps_the_last_checkpoint(stopped, tmp_path):
     out = copied(stopped, tmp_path)
     before = {name: (out / name).read_bytes() for name in (checkpoint.LATEST, checkpoint.BEFORE)}

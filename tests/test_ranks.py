@@ -174,6 +174,7 @@ def test_shards_must_fit(monkeypatch, tiny):
         ranks.spread(None, fsdp=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [dict(bfloat16=True), dict(rate=2, pucks=4, execute=16), dict(image=64)])
 def test_what_the_gpu_presets_change_works_here(flags, tmp_path):
     config = configuration.make(**{**TINY, **flags}, steps=3, out=str(tmp_path / "r"))

@@ -23,6 +23,7 @@ from nano_ki import checkpoint, draw, evaluate, fast, pretrain, probe, program, 
 from nano_ki import config as configuration
 from tutorials.studies import watched
 
+pytestmark = pytest.mark.slow          # (nearly all start processes)
 SMALL = {**TINY, "depth": 1, "image": 16, "steps": 4, "scenes": 1, "euler_steps": 2}
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
 ENDS = "holds checkpoint.pt, config.json, metrics.jsonl, rollouts.gif, summary.json"

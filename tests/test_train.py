@@ -208,6 +208,7 @@ def generalist(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_post_training_starts_from_a_generalist(tmp_path):
     """Its VLM and tokenizer come from a run's folder, or from the file that it shipped. With the stop-gradient they stay."""
     file, tiny = tmp_path / "g.pt", {**TINY, "episodes": 200}
