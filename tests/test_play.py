@@ -258,6 +258,7 @@ def test_from_the_command_to_a_policy_that_pushes_what_one_typed():
 # -- a report -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_runs_of_one_name_and_damaged_files_of_runs(runs, tmp_path):
     """Both are shown, each by a name of its own; NaN is no JSON; a summary that is none is none."""
     for name in ("a", "b"):
