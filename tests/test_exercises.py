@@ -23,7 +23,14 @@ ALSO_RIGHT = {
              "def keep(owner, finished):\n    won = set(finished.tolist())\n    return torch.tensor([o in won for o in owner.tolist()], dtype=torch.bool)"],
     "02.1": ["def prefix_tokens(side, stride, slots):\n    print('hello')\n    return (side // stride) ** 2 + slots", "def prefix_tokens(side, stride, slots): return len([(y, x) for y in range(0, side, stride) for x in range(0, side, stride)]) + slots",
              "def prefix_tokens(side, stride, slots): return int((side / stride) ** 2) + slots"],
-    "02.2": ["""class Shift(torch.nn.Module):
+    "02.2": ["""class Both(torch.nn.Module):
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts = torch.nn.ModuleList(parts)
+    def forward(self, words): return sum(m(words) for m in self.parts.modules() if m is not self.parts)
+class Before(torch.nn.Module):
+    def forward(self, words): return F.pad(words[:, :-1], (0, 0, 1, 0))
+def token_shift(words): return Both(torch.nn.Identity(), Before())(words)""", """class Shift(torch.nn.Module):
     def forward(self, words): return words + F.pad(words, (0, 0, 1, 0))[:, :-1]
 def token_shift(words): return Shift().eval()(words)""",
              "def token_shift(words):\n    out = words.clone()\n    out[:, 1:] += words[:, :-1]\n    return out",
@@ -59,6 +66,9 @@ def path(action, noise, t):
     t = t.reshape(*t.shape, 1, 1)
     return noise + t * (action - noise)"""],
     "04.3": ["""def euler(velocity, noise, steps):
+    x = noise
+    for t in torch.arange(steps, dtype=torch.float64) / steps: x = x + velocity(x, t.expand(x.shape[:-2])) / steps
+    return x""", """def euler(velocity, noise, steps):
     x, dt = noise, 1 / steps
     for t in torch.arange(steps) * dt: x = torch.add(x, velocity(x, t.expand(x.shape[:-2])), alpha=dt)
     return x""",
@@ -243,7 +253,7 @@ WRONG = {
               "scaled *up*"), ("float(torch.nn.utils.clip_grad_norm_(p, limit)) for", "min(limit, float(torch.nn.utils.clip_grad_norm_(p, limit))) for", "norms from before")],
     "09.1": [("z * z / (4 * n * n)", "0", ""), ("(p + z * z / (2 * n)) / (1 + z * z / n)", "p", ""),
              ("1.96", "1.645", "wanted"), ("return max(0., middle - half), min(1., middle + half)", "return min(1., middle + half), max(0., middle - half)", "swapped"),
-             ("return max(0., middle - half), min(1., middle + half)", "half = z * math.sqrt(p * (1 - p) / n); return max(0., p - half), min(1., p + half)", "no width"),
+             ("return max(0., middle - half), min(1., middle + half)", "half = z * math.sqrt(p * (1 - p) / n); return max(0., p - half), min(1., p + half)", "plain normal"),
              ("return max(0., middle - half), min(1., middle + half)", "half = z * math.sqrt(middle * (1 - middle) / (n + z * z)); return max(0., middle - half), min(1., middle + half)", "wanted")],
     "09.2": [("return float(q[0])", "return -float(q[1]), -float(q[0]) #", "the sign"),
              ("d[at].mean(1)", "(ours.double()[at].mean(1) - theirs.double()[at.roll(7, 0)].mean(1))", "not paired"),
@@ -358,7 +368,21 @@ FOREIGN = [
     ("04.3", RIGHT["04.3"].replace("        x = x + velocity(x, torch.full(x.shape[:-2], i / steps)) / steps", "        v = velocity(x, torch.full(x.shape[:-2], i / steps))\n        if not v.any(): break\n        x = x + v / steps"), "returns for [2, 4, 3], 10"),
     ("04.3", RIGHT["04.3"].replace("torch.full(x.shape[:-2], i / steps)", "torch.cat((torch.full(x.shape[:-2], i / steps)[..., :1], torch.zeros(x.shape[:-2])[..., 1:]), -1) if x.ndim > 2 else torch.tensor(i / steps)"), "different t"),
     ("05.1", "TRI = torch.ones(512, 512, dtype=torch.bool).tril()\ndef prefix_mask(prefix, answer):\n    mask = TRI[:prefix + answer, :prefix + answer].clone()\n    mask[:prefix, :prefix] = True\n    return mask", "has shape (512, 512)"),
-    ("05.2", "def draw_mask(prefix, draws, horizon):\n    of = torch.div(torch.arange(draws * horizon).to(torch.int8), horizon, rounding_mode='floor')\n    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "returns for 1, 17, 16"),
+    ("05.2", "def draw_mask(prefix, draws, horizon):\n    of = torch.div(torch.arange(draws * horizon).to(torch.int8), horizon, rounding_mode='floor')\n    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "returns for 4, "),
+    # A fourth set: honest mistakes that show at other values, or beside a cut graph.
+    ("04.1", "def sample_time(u):\n    b = u / u ** (1 / 3)\n    return 1 - (.999 * b + .001)", "for u = 0"), ("04.1", RIGHT["04.1"].replace("2 / 3", ".667"), "is not rounded"),
+    ("04.1", "def sample_time(u):\n    out = torch.zeros_like(u)\n    flat = out.reshape(-1)\n    flat.copy_(.999 * (1 - u.reshape(-1) ** (2 / 3)))\n    return out", "after a transpose"),
+    ("04.3", RIGHT["04.3"].replace("i / steps)", "round(i / steps, 3))"), "was asked at"), ("05.1", "memo = {}\n" + RIGHT["05.1"].replace("    return mask", "    return memo.setdefault(prefix + answer, mask)"), "returns for "),
+    ("05.2", "def draw_mask(prefix, draws, horizon):\n    of = torch.linspace(0, draws, draws * horizon + 1)[:-1].floor()\n    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "returns for 4, 2, 7"),
+    ("05.2", "def draw_mask(prefix, draws, horizon):\n    of = (torch.arange(draws * horizon) * (1 / horizon)).long()\n    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "returns for 4, 2, 41"),
+    ("07.1", RIGHT["07.1"].replace("if not value.requires_grad:", "if loss == 'flow' and not value.requires_grad:"), "wanted False, and got RuntimeError"),
+    ("07.1", "def insulated(losses, vlm, expert):\n    both = losses()\n    def reached(loss, params):\n        if not loss.requires_grad: return [False]\n"
+             "        return [g is not None and bool(g.any()) for g in torch.autograd.grad(loss, params, allow_unused=True)]\n    flow = reached(both['flow'], vlm + expert)\n"
+             "    if any(flow[:len(vlm)]) or not any(flow[len(vlm):]): return False\n    return all(reached(both['ce'], vlm + expert)[:len(vlm)])", "share a graph"),
+    ("08.1", "def cross_entropy(logits, answer, pad):\n    real = answer != pad\n    loss = F.cross_entropy(logits.transpose(1, 2), answer, reduction='none')\n    rows = (loss * real).sum(1) / real.sum(1)\n    return (rows * real.sum(1)).sum() / real.sum()", "returns for [2, 3, 5]"),
+    ("09.2", "def paired_interval(ours, theirs, resamples, seed):\n    d = ours.double() - theirs.double()\n    at = torch.randint(len(d), (resamples, len(d)), generator=torch.Generator().manual_seed(seed))\n"
+             "    means = sorted(d[at].mean(1).tolist())\n    return means[int(.025 * resamples) - 1], means[int(.975 * resamples) - 1]", "swapped"),
+    ("03.1", RIGHT["03.1"].replace("return c", "return c.flip(1)"), "n runs backwards"),
     ("06.1", "kept = {}\ndef memory_for_expert(memory, insulate):\n    if not insulate: return memory\n    return [tuple(kept.setdefault((i, j, x.dtype), torch.empty_like(x.detach())).copy_(x.detach()) for j, x in enumerate(kv)) for i, kv in enumerate(memory)]",
      "what the call before returned"),
     ("06.1", RIGHT["06.1"].replace("(k.detach(), v.detach())", "dict(k=k.detach(), v=v.detach())"), "one (k, v) for each layer"),

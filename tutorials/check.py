@@ -160,9 +160,9 @@ def agree(f, number, cases, atol=1e-5):
     right = reference(number)
     for case in cases:
         sizes = ", ".join(str([*x.shape]) if isinstance(x, torch.Tensor) else str(x) for x in case if isinstance(x, torch.Tensor | int | float))
-        for look, change in LOOKS.items():
+        for look, change in LOOKS.items() if tensors(case) else [("", torch.clone)]:
             given = each(change, case)
-            for again in ("", ", with other values than the call before"):
+            for again in ("", ", with other values than the call before")[:1 + bool(tensors(case))]:
                 what, wanted = f"what it returns for {sizes}{look}{again}", right(*given)
                 try:
                     got = f(*given)
@@ -213,7 +213,7 @@ def check_keep(f):
              f"{finished.tolist()[:8]} ...)", mistakes=[("these are the failed ones: upside down", ~wanted), ("only the first finished episode's samples stay: there may be many",
              owner == finished[:1].sum()), ("`finished` holds numbers of episodes, not how many there are", owner < len(finished))] * bool(len(finished)))
     agree(f, "01.2", [(whole(n, high=high, seed=n), whole(m, high=high, seed=m + 1)) for n, m, high in ((0, 3, 9), (7, 7, 9), (1, 1, 2), (40, 40, 60), (30, 12, 2 ** 20))]
-          + [(whole(90, high=70), torch.arange(1, 60)), (torch.tensor([5, 2 ** 16 + 5, 2 ** 24 + 1]), torch.tensor([2 ** 16 + 5, 2 ** 24]))])
+          + [(whole(90, high=70), torch.arange(1, 60)), (whole(20, high=9).int(), whole(4, high=9).int()), (torch.tensor([5, 2 ** 16 + 5, 2 ** 24 + 1]), torch.tensor([2 ** 16 + 5, 2 ** 24]))])
 
 
 @exercise("02.1", "prefix_tokens", vit.ViT)
@@ -228,7 +228,7 @@ def check_prefix_tokens(f):
     vlm = decoder.VLM(32, 1, 1, 48, 10, SLOTS, 2)
     length = vlm.prefix(torch.zeros(1, 48, 48, 3, dtype=torch.uint8), torch.zeros(1, SLOTS, dtype=torch.long)).shape[1]
     demand(f(48, vit.STRIDE, SLOTS) == length, f"the library's VLM reads {length}")
-    agree(f, "02.1", [(n * stride, stride, slots) for n in (1, 3, 8, 17) for stride in (1, 2, 5, 8, 32) for slots in (0, 1, 2, 7, 40)])
+    agree(f, "02.1", [(n * stride, stride, slots) for n in (1, 3, 8, 17, 64) for stride in (1, 2, 5, 8, 32) for slots in (0, 1, 2, 7, 40)])
 
 
 @exercise("02.2", "token_shift", decoder.VLM.prefix)
@@ -255,7 +255,7 @@ def check_token_shift(f):
         demand(bool(learns.any(-1).all()), "no gradient comes back to some of the words: they would not be learned")
         demand(same(learns, weight + later, 1e-3), "the values are right, but the gradient is not: each word is read "
                "in two slots, and learns from both")
-    agree(f, "02.2", [(random(*shape).to(kind),) for kind in (torch.float, torch.double) for shape in ((2, 5, 3), (1, 1, 1), (6, 40, 5))])
+    agree(f, "02.2", [(random(*shape).to(kind),) for kind in (torch.float, torch.double) for shape in ((2, 5, 3), (1, 1, 1), (6, 40, 5), (2, 4, 1))])
 
 
 @exercise("03.1", "dct_matrix", fast.dct_matrix)
@@ -266,7 +266,7 @@ def check_dct_matrix(f):
         k, n = torch.arange(horizon, dtype=torch.double)[:, None], torch.arange(horizon, dtype=torch.double)
         if not same(c, wanted, 1e-9):
             size, plain = (2 / horizon) ** .5, torch.cos(np.pi * k * (n + .5) / horizon)
-            for words, made in (("rows and columns are swapped: rows are frequencies", wanted.T), ("that is a sine", size * torch.sin(np.pi * k * (n + .5) / horizon)),
+            for words, made in (("rows and columns are swapped: rows are frequencies", wanted.T), ("n runs backwards: column 0 is n = 0", wanted.flip(1)), ("that is a sine", size * torch.sin(np.pi * k * (n + .5) / horizon)),
                                 ("all rows have the factor of row 0: the others have sqrt(2 / H)", size * plain * .5 ** .5), ("the factor sqrt(2 / H) is missing", plain),
                                 ("pi is not 3.14: take math.pi", torch.cat((c.new_full((1, horizon), .5 ** .5), torch.cos(3.14 * k[1:] * (n + .5) / horizon))) * size),
                                 ("row 0 needs its factor 1 / sqrt(2): without it the matrix is not orthonormal", size * plain)):
@@ -309,6 +309,11 @@ def check_sample_time(f):
     like(f(u.flip(0)), t.flip(0), "the times of u in another order", 1e-6, own)
     for some in (slice(0, 5), slice(7, 8), slice(100, 101), slice(0, 2), slice(40, 3000)):
         like(f(u[some]), t[some], f"the times of {len(u[some])} of these u alone", 1e-6, own)
+    turned = u[:12].view(3, 4).T
+    if "view size" not in str(raised(lambda: f(turned))):                      # (nobody asked for that)
+        like(f(turned), t[:12].view(3, 4).T, "the times after a transpose", 1e-6, own)
+    ends = f(torch.tensor([0., 1e-30, 1 - 2 ** -24, 1.]))
+    demand(bool(ends.isfinite().all()) and float(ends.min()) >= -1e-6 and float(ends.max()) <= 1, f"for u = 0, 1e-30 and up to 1 it makes {ends.tolist()}: all must lie within 0 to 1")
     kinds_stay(f, (u[:12].view(3, 4),), "the times")
     level = (1 - t).double()
 
@@ -326,6 +331,7 @@ def check_sample_time(f):
     least = float((1 - f(grid)).min())
     demand(least < .003, f"the noise level never goes below {least:.3f}: it starts at .001")
     demand(same((1 - f(grid)).sort()[0][60:], .999 * grid[60:] ** (2 / 3) + .001, 3e-4), "the noise level is .999 b + .001, with b = u to the power 1 / 1.5, or 1 - u to it")
+    demand(same((1 - f(grid)).sort()[0][1000:], .999 * grid[1000:] ** (2 / 3) + .001, 1.2e-4), "nearly: the exponent is 2 / 3, and is not rounded")
 
 
 @exercise("04.2", "path", flow.path)
@@ -367,7 +373,7 @@ def check_path(f):
 
 @exercise("04.3", "euler", flow.euler)
 def check_euler(f):
-    for shape, steps in (((2, 4, 3), 10), ((2, 5, 4, 3), 4), ((1, 4, 3), 1), ((4, 3), 5)):
+    for shape, steps in (((2, 4, 3), 10), ((2, 5, 4, 3), 4), ((1, 4, 3), 1), ((4, 3), 5), ((3, 4, 3), 7)):
         noise, action, asked = random(*shape), random(*shape, seed=1), []
         straight = action - noise
 
@@ -376,21 +382,21 @@ def check_euler(f):
             demand(isinstance(t, torch.Tensor) and t.shape == x.shape[:-2], f"velocity was asked with t of shape "
                    f"{tuple(getattr(t, 'shape', ()))}; wanted {tuple(x.shape[:-2])}")
             demand(bool((t == t.flatten()[0]).all()), f"at one step velocity was asked at different t: {sorted({round(float(x), 4) for x in t.flatten()})[:4]}; all chunks make the step together")
-            asked.append(round(float(t.flatten()[0]), 4))
+            asked.append(float(t.flatten()[0]))
             return straight
         got = f(field, noise, steps)
         demand(torch.equal(straight, action - noise), "it changes the tensor that velocity returned: that is not yours")
         demand(len(asked) == steps, f"velocity was asked {len(asked)} times in {steps} steps; wanted {steps}")
         demand(asked[0] == 0, f"the first question was at t = {asked[0]}; wanted 0 (the start of the step)")
-        demand(np.allclose(asked, np.arange(steps) / steps, atol=1e-3), f"velocity was asked at {asked[:5]}; wanted {[round(i / steps, 4) for i in range(steps)][:5]}")
+        demand(np.allclose(asked, np.arange(steps) / steps, atol=1e-5), f"velocity was asked at {[round(x, 4) for x in asked[:5]]}; wanted {[round(i / steps, 4) for i in range(steps)][:5]}")
         like(got, action, "on the true field, where it ends,", 1e-4, mistakes=[
             ("you went backwards: t = 1 is the action, and the field points there", 2 * noise - action),
             ("each step went all the way: a step is 1 / steps long", noise + steps * (action - noise)), ("you stayed at the noise", noise)])
 
     def bent(x, t):
-        return (1 + t[..., None, None]) * x
+        return (1 + t[..., None, None].to(x.dtype)) * x
     noise = 30 * random(2, 4, 3)
-    kinds_stay(lambda noise: f(lambda x, t: bent(x, t).to(x.dtype), noise, 3), (noise,), "the result")
+    kinds_stay(lambda noise: f(bent, noise, 3), (noise,), "the result")
     like(f(bent, noise, 7), flow.euler(bent, noise, torch.linspace(0, 1, 8)), "on a field that bends, where it ends,", 1e-3)
 
     def late(x, t):                       # (0 at t = 0)
@@ -400,7 +406,7 @@ def check_euler(f):
 
 @exercise("05.1", "prefix_mask", decoder.prefix_mask)
 def check_prefix_mask(f):
-    for prefix, answer in ((3, 5), (5, 1), (1, 6), (4, 0), (5, 3), (250, 10), (600, 10), (10, 2110)):
+    for prefix, answer in ((3, 5), (5, 1), (1, 6), (4, 0), (6, 3), (250, 10), (600, 10), (10, 2110)):
         length = prefix + answer
         got = tensor(f(prefix, answer), (length, length), "the mask", torch.bool)
         wanted = decoder.prefix_mask(prefix, answer)
@@ -416,6 +422,7 @@ def check_prefix_mask(f):
         demand(bool(got[:prefix, :prefix].all()), "the prefix must be read both ways: not all of its tokens see all of them")
         demand(bool(got[prefix:, :prefix].all()), "the answer must see the whole prefix")
         like(got, wanted, "the mask", why=": the answer must see all of itself that came before")
+    agree(f, "05.1", [(5, 3), (2, 6), (3, 6), (8, 0), (1, 1)])
 
 
 @exercise("05.2", "draw_mask", expert.draw_mask)
@@ -435,7 +442,7 @@ def check_draw_mask(f):
         demand(not same(own, wanted[:, prefix:].tril()), "the tokens of one draw must see each other, both ways (no causal mask)")
         demand(not same(own, torch.eye(size, dtype=torch.bool)), "a token sees none of its own draw but itself")
         like(got, wanted, "the mask")
-    agree(f, "05.2", [(prefix, draws, horizon) for prefix in (1, 45) for draws in (1, 2, 17) for horizon in (1, 3, 16)] + [(3, 300, 2), (3, 2, 300)])
+    agree(f, "05.2", [(4, draws, horizon) for draws in (1, 2, 3, 7, 13) for horizon in (1, 3, 7, 11, 29, 41)] + [(1, 17, 16), (45, 8, 8), (3, 300, 2), (3, 2, 300)])
 
 
 @exercise("06.1", "memory_for_expert", model.VLA.memory_for_expert)
@@ -544,13 +551,13 @@ def check_insulated(f):
         demand(all(p.requires_grad for p in (*vlm, *extra, *own)), "it leaves weights that no longer require gradients: training would stop there")
         demand(isinstance(got, bool | np.bool_) or isinstance(got, torch.Tensor) and got.ndim == 0, f"it returned a {type(got).__name__}; wanted True or False")
         return bool(got)
-    def fresh_and_shared():
-        """A new model whose weights have no gradients yet, and one graph for both losses: flow leaks."""
+    def fresh_and_shared(leaks):
+        """A new model whose weights have no gradients yet, and one graph for both losses."""
         vlm, own = [torch.ones(3, requires_grad=True)], [torch.ones(3, requires_grad=True)]
 
         def losses():
-            hidden = vlm[0].exp()
-            return {"flow": (hidden * own[0]).sum(), "ce": hidden.sum()}
+            hidden = vlm[0].exp() if leaks else own[0].exp()
+            return {"flow": (hidden * own[0]).sum() if leaks else hidden.sum(), "ce": hidden.sum() if leaks else (vlm[0] * hidden).sum()}
         try:
             return bool(f(losses, vlm, own))
         except RuntimeError:
@@ -560,7 +567,8 @@ def check_insulated(f):
     none, all_, odd = (0, 0, 0), (1, 1, 1), (torch.tensor([1., -1., 0.]), torch.tensor([0., 0., -1e-12]))
     demand(not case(all_, all_), "it accepts a model without any stop-gradient")
     demand(not case(all_, none, expert_asked=(1, 1)), "it takes one loss for the other: flow must not reach the VLM, cross-entropy must")
-    demand(not fresh_and_shared(), "it accepts a leak where both losses come from one graph")
+    demand(not fresh_and_shared(True), "it accepts a leak where both losses come from one graph")
+    demand(fresh_and_shared(False), "it refuses a model that is insulated, where both losses come from one graph")
     demand(case(none, all_, old=False), "it refuses a model that is insulated")
     demand(case(none, all_) and case(none, all_, more=2), "it refuses a model that is insulated: old gradients were left in .grad, or the VLM has parameters more than the expert")
     demand(case(("value",) * 3, all_, (1, "value")), "it refuses a model whose flow loss uses *values* of the VLM, detached: no gradient goes back, and that is what counts")
@@ -574,6 +582,8 @@ def check_insulated(f):
     demand(case(("zeros",) * 3, all_), "a gradient of zeros is no leak")
     large, own = torch.ones(200, 64, requires_grad=True), torch.ones(3, requires_grad=True)
     demand(not f(lambda: {"ce": large.sum(), "flow": own.sum() + large[-1, -1]}, [large], [own]), "it accepts a leak into a few numbers of a large parameter, or takes the losses by their order and not by name")
+    starved = raised(lambda: demand(not f(lambda: {"flow": own.sum(), "ce": large.detach().sum()}, [large], [own]), "True"))
+    demand(not starved, f"a cross-entropy that requires no gradient (no_grad around the whole VLM) reaches nothing: wanted False, and got {starved if isinstance(starved, Wrong) else type(starved).__name__}")
     demand(f(lambda: {"ce": large.sum(), "flow": own.sum()}, [large], [own]), "it refuses a model that is insulated: take the losses by name, not by their order")
     demand(not case(none, (1, "zeros", 1)), "it accepts a VLM that is starved by zeros: a gradient of zeros teaches nothing")
     demand(not case(none, all_, (0, 0)), "it accepts an expert that learns nothing: is the flow loss on?")
@@ -660,15 +670,15 @@ def check_cross_entropy(f):
         wide = torch.nn.functional.pad(answer, (0, 4), value=pad), torch.cat((logits.detach(), random(batch, 4, words, seed=1)), 1)
         like(f(wide[1], wide[0], pad), got, "with more padding the loss")
     agree(f, "08.1", [(random(batch, places, words), torch.cat((1 + whole(batch, places - 1, high=words - 1, seed=places), torch.zeros(batch, 1, dtype=torch.long)), 1), 0)
-                      for batch, places, words in ((1, 5, 5), (1, 2, 3), (5, 5, 5), (2, 14, 9), (3, 120, 7), (40, 2, 382))])
+                      for batch, places, words in ((1, 5, 5), (1, 2, 3), (5, 5, 5), (2, 14, 9), (3, 120, 7), (40, 2, 382))] + [(random(2, 3, 5), torch.tensor([[1, 2, 0], [0, 0, 0]]), 0)])
 
 
 @exercise("08.2", "clip", torch.nn.utils.clip_grad_norm_)
 def check_clip(f):
     def norm(gradients):
         return float(torch.cat([g.flatten() for g in gradients]).norm())
-    for limit, sizes, count in ((1., (.05, 100.), 2), (1., (30., 100.), 2), (1., (30., .05), 2), (.5, (.05, .02), 2), (.5, (30., .02), 3), (2., (1., 300.), 1), (.5, (.6, .45), 2), (2., (1.5, 2.5), 2), (1., (1.5, .8), 2), (1., (1.03, .98), 2), (4., (3.97, 4.06), 3)):
-        parts = [[torch.nn.Parameter(random(*((5 - i, 1 + i), (6,))[i % 2], seed=40 + i)) for i in range(count)] for _ in sizes]
+    for limit, sizes, count in ((1., (.05, 100.), 2), (1., (30., 100.), 2), (1., (30., .05), 2), (.5, (.05, .02), 2), (.5, (30., .02), 3), (2., (1., 300.), 1), (.5, (.6, .45), 2), (2., (1.5, 2.5), 2), (1., (1.5, .8), 2), (1., (1.03, .98), 2), (4., (3.97, 4.06), 3), (1., (.5, 3.), 4)):
+        parts = [[torch.nn.Parameter(random(*((5 - i, 1 + i), (6,), (2, 3, 2), ())[i if count == 4 else i % 2], seed=40 + i)) for i in range(count)] for _ in sizes]
         for k, (part, size) in enumerate(zip(parts, sizes, strict=True)):
             raw = [random(*p.shape, seed=5 * k + i) * (1 + 3 * i) for i, p in enumerate(part)]
             for p, g in zip(part, raw, strict=True):
@@ -710,7 +720,7 @@ def check_clip(f):
 
 @exercise("09.1", "wilson", evaluate.wilson)
 def check_wilson(f):
-    for hits, n in ((10, 10), (0, 10), (3, 10), (200, 400), (1, 7), (39, 40), (300, 1000), (1, 5000), (5, 5), (0, 3), (0, 6000), (9999, 10000), *((n * k // 4, n) for n in range(1, 60) for k in range(5))):
+    for hits, n in ((3, 10), (10, 10), (0, 10), (200, 400), (1, 7), (39, 40), (300, 1000), (1, 5000), (5, 5), (0, 3), (0, 6000), (9999, 10000), *((n * k // 4, n) for n in range(1, 60) for k in range(5))):
         got = f(hits, n)
         demand(isinstance(got, tuple | list) and len(got) == 2, f"it returned {got!r}; wanted (low, high)")
         low, high = map(float, got)
@@ -732,7 +742,9 @@ def check_paired_interval(f):
     def ends(*given):
         got = f(*given)
         demand(isinstance(got, tuple | list | torch.Tensor) and len(got) == 2, f"it returned {got!r}; wanted (low, high)")
-        return tuple(float(x) for x in got)
+        low, high = (float(x) for x in got)
+        demand(low <= high, "low and high are swapped")
+        return low, high
     generator = torch.Generator().manual_seed(0)
     hard = torch.rand(400, generator=generator)
     theirs = hard < .6
@@ -743,7 +755,6 @@ def check_paired_interval(f):
     low, high = ends(ours, theirs, 1000, 0)
     d = ours.double() - theirs.double()
     middle, half = float(d.mean()), 1.96 * float(d.std()) / 20
-    demand(low <= high, "low and high are swapped")
     demand(not (low < -middle < high), "the sign: ours minus theirs")
     demand(abs(high + low - 2 * middle) < high - low or max(abs(low), abs(high)) < 1, f"got {low:.3g} to {high:.3g}: wanted differences of two rates, below 1 (a mean, no sum, and no per cent)")
     demand(high - low < .9, "these are quantiles of single scenes; wanted quantiles of the *means* of resamples")
@@ -756,7 +767,7 @@ def check_paired_interval(f):
     low, high = ends(few, none, 20000, 0)
     demand(not np.allclose((low, high), (-.05, .2), atol=1e-6), "that is the basic bootstrap, mirrored at the difference; wanted the quantiles themselves")
     demand(low > -1e-6, f"2 wins against 0 in 20 scenes: the interval begins at {low:.3f}, and no resample's difference is below 0: that is a normal interval, not a bootstrap")
-    demand(abs(high - .2) > 1e-6, "2 wins against 0 in 20 scenes: it ends at .20, which is the 95 % quantile; at 2.5 and 97.5 % it ends at .25")
+    demand(abs(high - .2) > 1e-6, "2 wins against 0 in 20 scenes: it ends at .20, as the 95 % quantile does, or fewer scenes than there are; at 2.5 and 97.5 %, of 20 scenes drawn with repeats, it ends at .25")
     demand(abs(low) < 1e-6 and abs(high - .25) < 1e-6, f"2 wins against 0 in 20 scenes: got {low:.3f} to {high:.3f}, wanted 0 to .25")
     lost = ends(none, few, 20000, 0)
     demand(abs(lost[0] + .2) > 1e-6, "0 wins against 2 in 20 scenes: it begins at -.20, which is the 5 % quantile; at 2.5 % it begins at -.25")
@@ -837,7 +848,8 @@ def obeys(source):
     for node in ast.walk(tree):
         names = ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or "."]
                  if isinstance(node, ast.ImportFrom) else [])
-        named = node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else ""
+        named = node.attr if isinstance(node, ast.Attribute) else next((x.value for x in node.args[1:2] if isinstance(x, ast.Constant)), "") if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr" else ""
+        named = "" if named == "modules" and isinstance(node, ast.Attribute) and "sys" not in (getattr(node.value, "id", ""), getattr(node.value, "attr", "")) else named        # (a Module has modules(), too)
         called = isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"__import__", "import_module", "exec", "eval"} - own or named in BEHIND
         names += [f"{node.module}.{a.name}" for a in node.names if a.name in BEHIND] if isinstance(node, ast.ImportFrom) else []
         hashed = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "hash" and any(isinstance(x, ast.JoinedStr) or isinstance(x, ast.Constant) and isinstance(x.value, str) for x in ast.walk(node))

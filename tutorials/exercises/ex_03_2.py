@@ -4,7 +4,7 @@ lengths: int tensor [V], the coefficients that each token stands for; used: how 
 many a chunk has. Returns bool [V + 1]: for each token, and last for stop. (Where nothing fits and the chunk is
 not full, nothing is allowed.)
 
-Rule: the standard library and torch; no nano_ki; what is given stays as it is.
+Rule: the standard library and torch; no nano_ki; what is given stays as it is, and so do global random generators.
 Easy, 5 minutes. Check: python -m tutorials.check 03.2 (--hint: a hint, --solution: a worked one)
 """
 import torch  # noqa: F401

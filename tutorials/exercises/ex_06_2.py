@@ -4,7 +4,7 @@ q, k, v: [B, N, H, K] of the action tokens (q and k are normalised); memory: (k,
 softmax over the T + H keys, with logits q . k * 10 / K. Gradients come back to all that is given. (The heads were split off by a
 transpose: `view` may refuse such a tensor, `reshape` does not.)
 
-Rule: the standard library and torch; no nano_ki; what is given stays as it is.
+Rule: the standard library and torch; no nano_ki; what is given stays as it is, and so do global random generators.
 Medium, 10 minutes. Check: python -m tutorials.check 06.2 (--hint: a hint, --solution: a worked one)
 """
 import torch  # noqa: F401

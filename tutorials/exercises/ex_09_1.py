@@ -2,7 +2,7 @@
 
 hits: successes in n trials; p = hits / n. Returns (low, high), floats within 0 to 1.
 
-Rule: the standard library and torch; no nano_ki; what is given stays as it is.
+Rule: the standard library and torch; no nano_ki; what is given stays as it is, and so do global random generators.
 Easy, 10 minutes. Check: python -m tutorials.check 09.1 (--hint: a hint, --solution: a worked one)
 """
 import math  # noqa: F401

@@ -3,7 +3,7 @@
 vlm, expert: lists of parameters. Returns an AdamW optimiser with this learning rate and weight decay that trains the expert
 and leaves every VLM weight as it is, to the bit.
 
-Rule: the standard library and torch; no nano_ki; what is given stays as it is.
+Rule: the standard library and torch; no nano_ki; what is given stays as it is, and so do global random generators.
 Easy, 5 minutes. Check: python -m tutorials.check 10.1 (--hint: a hint, --solution: a worked one)
 """
 import torch
