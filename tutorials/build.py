@@ -16,7 +16,7 @@ from nano_ki import config, expert, flow, model, optim, program, ranks, train, v
 from nano_ki.decoder import alternate
 from nano_ki.language import FIRST_FAST, PAD
 from tutorials import check
-from tutorials.check import demand, like, random
+from tutorials.checks import CHECKS, demand, like, random
 
 FILE = Path(__file__).with_name("my_vla.py")
 STEPS, REACH = 300, .8
@@ -76,8 +76,8 @@ def check_training_step(f):
 
 
 PIECES = {           # name: (the exercise whose hints help, its check: that exercise's own, where it asks for the same)
-    "path": ("04.2", check.CHECKS["04.2"][2]), "target": ("04.2", check_target), "memory_for_expert": ("06.1", check.CHECKS["06.1"][2]),
-    "expert_attention": ("06.2", check.CHECKS["06.2"][2]), "cross_entropy": ("08.1", check.CHECKS["08.1"][2]), "training_step": ("08.2", check_training_step)}
+    "path": ("04.2", CHECKS["04.2"][2]), "target": ("04.2", check_target), "memory_for_expert": ("06.1", CHECKS["06.1"][2]),
+    "expert_attention": ("06.2", CHECKS["06.2"][2]), "cross_entropy": ("08.1", CHECKS["08.1"][2]), "training_step": ("08.2", check_training_step)}
 
 
 class Block(expert.ExpertBlock):
