@@ -149,7 +149,7 @@ def plan_table(peak=1e15, reach=.4, link=50e9):
     c = configuration.make(device="cpu", preset="laptop", **PLANNED)
     p = parameters(c, PLANNED_VOCABULARY, PLANNED_LONGEST)
     out = [f"{sum(p.values()) / 1e9:.2f} B parameters (VLM {(p['vlm'] + p['vlm rest']) / 1e9:.2f} B, width "
-           f"{c.vlm_width}, {c.vit_depth} vision and {c.depth} VLM layers; expert {(p['expert'] + p['expert rest']) / 1e9:.2f} B), "
+           f"{c.vlm_width}, {c.vit_depth} vision + {c.depth} VLM layers; expert {(p['expert'] + p['expert rest']) / 1e9:.2f} B), "
            f"{c.batch} robot and {c.vlm_samples} question samples on each GPU, {c.image} x {c.image} pixels, "
            f"{c.rate * world.STEPS} waypoints a chunk.", "",
            "| GPUs | samples a step | tokens a step | states, GB a GPU | activations, GB a GPU | traffic, GB a GPU: FSDP2 (DDP) | "
