@@ -33,7 +33,7 @@ SLIDES = [
      "A bug hunt of five minutes: the file detaches K only. What comes back through V? (--hint opens hints one by one.)"),
     (52, "How do you test it?", ["A test with both halves: flow reaches no weight, cross-entropy reaches all", "A new expert's gates are 0: a test at step 0 passes on any model", "$ python -m nano_ki.probe"], "drawings/gates.png", "Page 07. The lazy test passes three wrong placements."),
     (58, "And what teaches the VLM?", ["Detached and alone: it keeps everything, and learns nothing", "FAST tokens teach it to act, and erase", "Questions restore", "$ python -m tutorials.lab_forgetting ladder"], "drawings/tokens.png",
-     "Four rungs, four to six minutes. Each pair writes down what it expects of each rung first."),
+     "Four rungs, three to six minutes. Each pair writes down what it expects of each rung first."),
     (68, "Knowledge insulation", ["Detach, FAST, questions: two losses, one model", "Does the detach still matter, with all of it? Write it down"], "", "Before the next slide: a show of hands."),
     (70, "Joint training from the VLM, measured", ["@ki", "@joint", "@pi0", "@frozen"], "",
      "It does not, in joint training: the VLM's own loss is ten times stronger. A result that a class should meet: honest measurement contradicts the name of the method, here."),
