@@ -478,6 +478,11 @@ def test_answers_that_never_end_or_fall_over(tmp_path, monkeypatch):
     assert "cannot read" in check.run("02.1", tmp_path / "none.py")["says"]
 
 
+def test_a_stub_may_be_named_from_here(monkeypatch):
+    monkeypatch.chdir(check.FOLDER)
+    assert check.run("04.1", "ex_04_1.py")["says"] == "not written yet"
+
+
 def test_every_stub_says_its_task_its_rule_and_how_to_check():
     for number in check.CHECKS:
         text = ast.get_docstring(ast.parse(check.path_of(number).read_text()))

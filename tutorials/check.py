@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
 import random
 import re
 import signal
@@ -71,6 +72,14 @@ CLOSED = ("builtins", "ctypes", "gc", "importlib", "inspect", "marshal", "os", "
 BEHIND = ("modules", "_getframe", "_current_frames", "f_globals", "f_locals", "f_back", "tb_frame", "__globals__", "__builtins__", "__subclasses__", "__loader__", "import_module", "__import__", "builtins")
 
 
+def looks_behind(node):
+    """Whether this is an attribute, or a getattr, of what BEHIND names."""
+    if isinstance(node, ast.Attribute):
+        of = getattr(node.value, "id", getattr(node.value, "attr", ""))
+        return node.attr in BEHIND and (node.attr != "modules" or of == "sys")               # (a Module has modules(), too)
+    return isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr" and any(isinstance(x, ast.Constant) and x.value in BEHIND for x in node.args[1:2])
+
+
 def obeys(source):
     """Wrong if a file imports more than the standard library and torch, or looks behind the check."""
     tree = ast.parse(source)
@@ -78,9 +87,7 @@ def obeys(source):
     for node in ast.walk(tree):
         names = ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or "."]
                  if isinstance(node, ast.ImportFrom) else [])
-        named = node.attr if isinstance(node, ast.Attribute) else next((x.value for x in node.args[1:2] if isinstance(x, ast.Constant)), "") if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr" else ""
-        named = "" if named == "modules" and isinstance(node, ast.Attribute) and "sys" not in (getattr(node.value, "id", ""), getattr(node.value, "attr", "")) else named        # (a Module has modules(), too)
-        called = isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"__import__", "import_module", "exec", "eval"} - own or named in BEHIND
+        called = isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"__import__", "import_module", "exec", "eval"} - own or looks_behind(node)
         names += [f"{node.module}.{a.name}" for a in node.names if a.name in BEHIND] if isinstance(node, ast.ImportFrom) else []
         hashed = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "hash" and any(isinstance(x, ast.JoinedStr) or isinstance(x, ast.Constant) and isinstance(x.value, str) for x in ast.walk(node))
         demand(not hashed, "hash() of a text is another number in each start of Python: a seed made of it gives other draws every time")
@@ -176,7 +183,7 @@ def answer(path, name, check, right="right", hunt=None, careful=True):
     except KeyboardInterrupt:
         raise
     except BaseException as error:                      # the student's bug, whatever it is
-        unwritten = isinstance(error, NotImplementedError) and traceback.extract_tb(error.__traceback__)[-1].filename == str(path)    # (torch raises it, too)
+        unwritten = isinstance(error, NotImplementedError) and traceback.extract_tb(error.__traceback__)[-1].filename == os.path.abspath(path)    # (torch raises it, too)
         passed, says = False, "not written yet" if unwritten else f"it raised {type(error).__name__}: {program.first_line(error)}"
     finally:                                            # (what one answer switches off must not fail the next)
         torch.set_default_dtype(kind)
