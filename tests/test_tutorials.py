@@ -38,7 +38,7 @@ def test_every_page_has_its_parts():
     for number, path in PAGES.items():
         text = path.read_text()
         for part in ("inutes", "Afterwards you", "**Predict", "## Change something" if number != "11" else "**Change something.**",
-                     "**In three lines.**", "*Answers* to"):
+                     "**In three lines.**", "*Asked about public code"):
             assert part in text, (number, part)
         if number != "11":
             assert f"{int(number) + 1:02d}_" in text.split("*Next:*")[1], number
