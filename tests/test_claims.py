@@ -23,7 +23,8 @@ def run(arm="ki", seed=0, speed=1., flags=()):
     checks = [{"step": s, "seconds": s / 3, "success": {k: won(min(1, speed * s / 1000)) for k in ("seen", "new_both")},
                "vqa": {"book": answers, "robot": answers}, "pull": pull} for s in range(100, 1200, 100)]
     sets = {s: won(min(1, speed)) for s in {*claims.MORE_SETS, *world.TEST_SETS}}
-    return {"arm": arm, "seed": seed, "flags": list(flags), "steps": 1200, "train_seconds": 400., "samples_a_second": 700 * speed, "checks": checks, "success": sets,
+    return {"arm": arm, "seed": seed, "flags": list(flags), "steps": 1200, "train_seconds": 400.,
+            "samples_a_second": 700 * speed, "checks": checks, "success": sets,
             "right_puck": sets, "vqa_before": answers, "vqa_before_robot": answers, "vqa_after": answers, "vqa_after_robot": answers,
             "vqa_restricted": {"book": answers, "robot": answers}, "readable": {"place": .5, "colour": .9, "shape": .6},
             "moved": {"vision encoder": .1, "head": .2}, "bend": {"seen": .01, "new_both": .02},
@@ -48,8 +49,10 @@ def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
                for arm, v, flags in (("post", .9, ()), ("post_through", .4, ()), ("post_through", .8, slow)) for seed in (0, 1)]
     for m in trained:
         m["success"]["shown"] = m["success"]["seen"]
-    latency = [{"horizon": h, "by": by, "ms": 9.} | more for h in (8, 16, 32, 50) for by, more in (("FAST", {"tokens": 7}), ("flow, 5 steps", {}))]
-    for name, made in {"default": lines[:3], "arms": lines, "post": trained, "rates": [{**m, "flags": slow} for m in lines], "latency": latency,
+    latency = [{"horizon": h, "by": by, "ms": 9.} | more for h in (8, 16, 32, 50)
+               for by, more in (("FAST", {"tokens": 7}), ("flow, 5 steps", {}))]
+    for name, made in {"default": lines[:3], "arms": lines, "post": trained,
+                       "rates": [{**m, "flags": slow} for m in lines], "latency": latency,
                        "expert": [{"setting": "as it is", "ms_a_step": 100, "curve": [[25, 250, .5]]}]}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(m) + "\n" for m in made))
     monkeypatch.setattr(claims, "RESULTS", tmp_path)
@@ -77,7 +80,8 @@ def test_steps_to_a_level(monkeypatch):
     assert claims.first_at([(100, .2)], .5) is None
     ours, theirs = ([run(a, s, v) for s in (0, 1, 2)] for a, v in (("ki", 1.), ("pi0", .5)))
     monkeypatch.setattr(claims, "LEVEL", .5)
-    assert claims.speed(claims.curve(ours, "seen")) == pytest.approx(500, rel=.15) and claims.speed(claims.curve(theirs, "seen")) == pytest.approx(1000, rel=.15)
+    assert (claims.speed(claims.curve(ours, "seen")) == pytest.approx(500, rel=.15)
+            and claims.speed(claims.curve(theirs, "seen")) == pytest.approx(1000, rel=.15))
     assert claims.speed(claims.curve(ours, "seen"), 1) == pytest.approx(500 / 3, rel=.15) and claims.steps_to(theirs, 1).isdigit()
     middle, low, high = map(float, re.findall(r"[\d.]+", claims.ratio(ours, theirs)))
     assert low < 2 < high and low < middle < high and claims.ratio(ours, ours).startswith("1.00")
@@ -88,7 +92,8 @@ def test_steps_to_a_level(monkeypatch):
 def line(arm, seed, won, *flags, sets=("shown", "seen", "new_colour", "new_both")):
     """A line of post-training in which so many of 100 scenes are won."""
     outcome, half = evaluate.outcome(np.arange(100) < won), evaluate.outcome(np.arange(100) < won // 2)
-    return {"arm": arm, "seed": seed, "flags": [*flags, "--check-every", "100"], "steps": 600 if "post" in arm else 800, "samples_a_second": 500, "train_seconds": 50., "success": dict.fromkeys(sets, outcome),
+    return {"arm": arm, "seed": seed, "flags": [*flags, "--check-every", "100"], "steps": 600 if "post" in arm else 800,
+            "samples_a_second": 500, "train_seconds": 50., "success": dict.fromkeys(sets, outcome),
             "right_puck": dict.fromkeys(("new_colour", "new_both"), outcome), "vqa_after": {"where": .9, "colour": .9, "shape": won / 100},
             "checks": [{"step": 200, "seconds": 20., "success": {"seen": half}}]}
 
@@ -97,15 +102,20 @@ def test_the_map_pairs_runs_that_differ_by_the_line_alone():
     plain, slow = ("--no-subtask",), ("--no-subtask", "--vlm-rate", "0.001", "--vlm-adam", "0.001")
     lines = [line(arm, seed, 80 - 30 * (arm == "post_through"), *plain) for arm in ("post", "post_through") for seed in (0, 1)]
     lines += [line("post_through", 0, 60, *slow), line("post_through", 0, 20, *plain, "--steps", "1800"), line("post_tenth", 1, 70, *plain),
-              line("ki", 0, 90, sets=("seen", "new_colour", "new_both")), line("joint", 0, 70, sets=("seen", "new_colour", "new_both")), line("leak", 0, 10)]
-    lines += [dict(line(arm, 0, 50, "--steps", "400", "--alpha", "10", sets=("seen", "new_colour", "new_both")), steps=400) for arm in ("ki", "joint")]
+              line("ki", 0, 90, sets=("seen", "new_colour", "new_both")),
+              line("joint", 0, 70, sets=("seen", "new_colour", "new_both")), line("leak", 0, 10)]
+    lines += [dict(line(arm, 0, 50, "--steps", "400", "--alpha", "10", sets=("seen", "new_colour", "new_both")), steps=400)
+              for arm in ("ki", "joint")]
     (told, *_), (name, base, mine), (few, short, of_few), (other, joint, theirs) = post.bases(lines)
     rows = post.rows_of(mine, base)                                  # (of 1,800 steps there is nothing with the line)
-    assert (told, name, few, other) == ("post-training, 600 steps", "post-training without a subtask, 600 steps", "joint training, 400 steps", "joint training, 800 steps") and [(label, len(ours), len(without)) for label, _, ours, without in rows] == [
-        ("as it is", 2, 2), ("VLM rate 0.001", 1, 1), ("a tenth of the gradient", 1, 1)]
+    assert ((told, name, few, other) == ("post-training, 600 steps", "post-training without a subtask, 600 steps",
+                                         "joint training, 400 steps", "joint training, 800 steps")
+            and [(label, len(ours), len(without)) for label, _, ours, without in rows] == [
+                ("as it is", 2, 2), ("VLM rate 0.001", 1, 1), ("a tenth of the gradient", 1, 1)])
     assert [post.apart(*row[2:], "twelve kinds")[0] for row in rows] == pytest.approx([.3, .2, .1])
     [[label, _, ours, without]] = post.rows_of(theirs, joint)         # (all kinds of joint training are shown: there "shown" is "seen")
-    assert label == "as it is" and post.rate_of(ours, "shown kinds") == .9 and post.apart(ours, without, "shown kinds")[0] == pytest.approx(.2)
+    assert (label == "as it is" and post.rate_of(ours, "shown kinds") == .9
+            and post.apart(ours, without, "shown kinds")[0] == pytest.approx(.2))
     assert [(label, len(ours)) for label, _, ours, _ in post.rows_of(of_few, short)] == [("alpha 10", 1)]
     text = post.tables(lines)
     assert "| VLM rate 0.001 | 1 | 0.80 / 0.60: +0.20 [" in text and "| 50 / never |" in text and post.seconds_to(rows[0][2], .6) == "35"
@@ -117,7 +127,8 @@ def test_the_dial_is_read_off_the_shown_kinds_and_off_the_answers():
     for rate, won in (("0.001", 60), ("0.003", 50), ("0.01", 40)):
         lines.append(line("post_through", 0, won, "--no-subtask", "--vlm-rate", rate, "--vlm-adam", rate))
         lines.append(line("post_held", 0, 99, "--no-subtask"))                     # (no point of the dial, though it keeps most)
-        lines[-2]["success"]["shown"] = evaluate.outcome(np.arange(100) < 100 - won)                 # what is lost elsewhere looks like a gain here
+        # What is lost elsewhere looks like a gain here.
+        lines[-2]["success"]["shown"] = evaluate.outcome(np.arange(100) < 100 - won)
     assert [row.split(" | ")[1:6] for row in post.dial_table(lines).splitlines()[2:]] == [
         ["picked by the shown kinds", "0.01", "1", "0.60", "0.40"], ["keeps most answers", "0.001", "1", "0.40", "0.60"],
         ["none: with the detach", "-", "1", "0.70", "0.70"]]

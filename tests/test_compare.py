@@ -41,11 +41,13 @@ def test_a_larger_preset_keeps_its_own_steps():
              for preset in ("laptop", "gpu") for recipe in ("ki", "generalist", "post")}
     assert list(steps.values()) == [600, 800, 600, configuration.GPU["steps"], configuration.GPU["steps"], 600]
     ran = []
-    with patch.object(compare, "run_all", lambda jobs, *rest: ran.extend(jobs) or 0), patch.object(compare, "side_by_side", lambda *_: None):
+    with (patch.object(compare, "run_all", lambda jobs, *rest: ran.extend(jobs) or 0),
+          patch.object(compare, "side_by_side", lambda *_: None)):
         for more in ([], ["--preset", "gpu"], ["--preset", "gpu", "--steps", "7"]):
             with patch.object(sys, "argv", ["compare", "--arms", "ki", "--seeds", "0", *more]):
                 compare.main()
-    assert [configuration.parse([*compare.ARMS[arm][0], *flags, "--device", "cpu"]).steps for arm, _, flags in ran] == [800, configuration.GPU["steps"], 7]
+    assert ([configuration.parse([*compare.ARMS[arm][0], *flags, "--device", "cpu"]).steps for arm, _, flags in ran]
+            == [800, configuration.GPU["steps"], 7])
 
 
 def test_post_training_fits_the_generalist_that_ships_on_a_gpu_too():
@@ -59,8 +61,8 @@ def test_post_training_fits_the_generalist_that_ships_on_a_gpu_too():
 @pytest.mark.slow
 def test_post_training_arms_start_from_a_generalist_of_their_own_seed(tmp_path, capsys):
     tiny = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items() if k != "start" and k not in ("flow_draws", "vlm_samples")]
-    args = ["compare", "--arms", "post", "--seeds", "1", "--results", str(tmp_path / "r.jsonl"), "--folder", str(tmp_path / "runs"), "--jobs", "1",
-            *tiny, "--steps", "2", "--episodes", "300", "--no-subtask"]
+    args = ["compare", "--arms", "post", "--seeds", "1", "--results", str(tmp_path / "r.jsonl"),
+            "--folder", str(tmp_path / "runs"), "--jobs", "1", *tiny, "--steps", "2", "--episodes", "300", "--no-subtask"]
     short = ["--steps", "2", "--batch", "8", "--scenes", "2"]
     with patch.object(sys, "argv", args), patch.dict(compare.ARMS, {"generalist": (["--recipe", "generalist", "--start=", *short], "")}):
         compare.main()
@@ -77,7 +79,8 @@ def test_post_training_arms_start_from_a_generalist_of_their_own_seed(tmp_path, 
 def test_stage_one_has_the_world_and_the_sizes_of_stage_two_but_not_its_losses():
     plain = compare.stage_one([])
     both = ["--vlm-width", "32", "--no-holes", "--image=32", "--tokens", "binned"]
-    own = ["--steps", "9", "--no-subtask", "--fast-loss", "--vlm-samples=3", "--kinds", "all", "--no-insulate", "--check-every", "0", "--scenes", "4"]
+    own = ["--steps", "9", "--no-subtask", "--fast-loss", "--vlm-samples=3",
+           "--kinds", "all", "--no-insulate", "--check-every", "0", "--scenes", "4"]
     assert compare.stage_one(own) == plain and compare.stage_one([*own, *both]) == [*plain, *both] == compare.stage_one([*both, *own])
     assert configuration.parse([*compare.ARMS["generalist"][0], *plain, *both, "--device", "cpu"]).subtask
     folders = {compare.folder_of("generalist", 0, compare.stage_one(flags), "runs") for flags in ([], own, both)}
@@ -109,7 +112,8 @@ def test_text_alone_can_teach_the_vlm(tiny):
 
 
 @pytest.mark.parametrize("flags", [["--recipe", "pi0", "--subtask"], ["--no-fast-loss", "--vlm-samples", "0"], ["--no-fast-loss"],
-                                   ["--no-fast-loss", "--no-subtask", "--two-pages", "1"], ["--no-subtask"], ["--recipe", "pi0_fast", "--subtask"],
+                                   ["--no-fast-loss", "--no-subtask", "--two-pages", "1"],
+                                   ["--no-subtask"], ["--recipe", "pi0_fast", "--subtask"],
                                    ["--recipe", "frozen", "--subtask"], ["--tokens", "binned"], ["--recipe", "frozen", "--blind"]])
 def test_losses_of_every_mixture(flags):
     """Which losses there are, and what the expert reads, whatever is switched off."""
@@ -293,9 +297,9 @@ def test_a_comparison_goes_on_where_it_was(tmp_path):
 
 @pytest.mark.slow
 def test_a_search_turns_the_same_rates_for_each_arm(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "tutorials.studies.compare", "--search", "--arms", "ki", "frozen", "--jobs", "2", "--results",
-                           str(tmp_path / "r.jsonl"), "--folder", str(tmp_path / "runs"), *SMALL], cwd=ROOT, text=True,
-                          capture_output=True, timeout=500)
+    done = subprocess.run([sys.executable, "-m", "tutorials.studies.compare", "--search", "--arms", "ki", "frozen", "--jobs", "2",
+                           "--results", str(tmp_path / "r.jsonl"), "--folder", str(tmp_path / "runs"), *SMALL],
+                          cwd=ROOT, text=True, capture_output=True, timeout=500)
     assert done.returncode == 0, done.stderr
     found = checkpoint.read_metrics(tmp_path / "r.jsonl")
     assert sorted(compare.rate_of(m) for m in found if m["arm"] == "ki") == sorted(compare.GRID)
@@ -329,7 +333,8 @@ def test_a_comparison_can_start_the_ways_between():
 def test_ways_between_the_line_and_no_line(way, data, batch):
     """Same forward values as without the line; the VLM's gradient is a share of it, or comes late, or is pulled back."""
     config = replace(configuration.make(**{**TINY, "vlm_samples": 0}, recipe="pi0", steps=4), subtask=True)
-    few = batch._replace(image=batch.image[:8], prompt=batch.prompt[:8], answer=batch.answer[:8], pages=batch.pages[:0], words=batch.words[:0], reply=batch.reply[:0])
+    few = batch._replace(image=batch.image[:8], prompt=batch.prompt[:8], answer=batch.answer[:8],
+                         pages=batch.pages[:0], words=batch.words[:0], reply=batch.reply[:0])
 
     def gradients(policy, calls=1):
         vla = fresh(config, data, policy)

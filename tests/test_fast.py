@@ -179,7 +179,8 @@ def test_bad_ids_are_refused(fast):
 def test_bad_fits_are_refused():
     for bad, kw, says in ((np.zeros((0, 16, 3)), {}, "none of them 0"), (GOOD, {}, r"\[N, H, D\]"),
                           (GOOD[None], {"vocab": 10}, "raise vocab or lower gamma"),
-                          (GOOD[None], {"gamma": 0}, "above 0"), (GOOD[None], {"order": "size"}, "'use' or 'frequency'"), (GOOD[None] * np.nan, {}, "NaN")):
+                          (GOOD[None], {"gamma": 0}, "above 0"), (GOOD[None], {"order": "size"}, "'use' or 'frequency'"),
+                          (GOOD[None] * np.nan, {}, "NaN")):
         with pytest.raises(ValueError, match=says):
             FAST.fit(bad, **kw)
 
@@ -189,7 +190,8 @@ def test_edited_files_are_refused(fast, tmp_path):
     texts = ["", "{", "[]", "3", json.dumps(good)[:-40], json.dumps({"format": "other"})]
     for key, value in (("version", 1), ("horizon", 0), ("horizon", 16.5), ("alphabet", -3), ("gamma", 0),
                        ("gamma", "ten"), ("low", [1, 2]), ("low", [np.nan] * 3), ("merges", [[1, 2, 3]]),
-                       ("merges", [[600, 1]]), ("merges", [[.5, 1]]), ("order", None), ("order", [0] * 48), ("order", [.5]), ("order", [[1], 2]), ("merges", None), ("high", [-9, -9, -9])):
+                       ("merges", [[600, 1]]), ("merges", [[.5, 1]]), ("order", None), ("order", [0] * 48),
+                       ("order", [.5]), ("order", [[1], 2]), ("merges", None), ("high", [-9, -9, -9])):
         edited = {k: v for k, v in {**good, key: value}.items() if k != "checksum"}
         texts.append(json.dumps(edited | {"checksum": _checksum(edited)}))       # wrong, though it adds up
     texts.append(json.dumps({**good, "alphabet": good["alphabet"] + 1}))          # plausible, but edited

@@ -44,7 +44,8 @@ def test_a_form_from_prediction_to_lock(tmp_path):
 
 
 @pytest.mark.parametrize("change, says", [
-    ({"lock": None}, "not locked"), ({"lock": "0" * 64}, "was changed"), ({"name": "another"}, "was changed"), ({"higher": {}}, "wanted which is higher"),
+    ({"lock": None}, "not locked"), ({"lock": "0" * 64}, "was changed"), ({"name": "another"}, "was changed"),
+    ({"higher": {}}, "wanted which is higher"),
     ({"sure": dict.fromkeys(lab.MEASURED, 100.5)}, "wanted 34"), ({"sure": dict.fromkeys(lab.MEASURED, True)}, "wanted 34"),
     ({"higher": dict.fromkeys(lab.MEASURED, "equal")}, "was changed"), ({"higher": 3}, "no form"), ({"sure": None}, "no form")])
 def test_forms_that_are_refused(change, says):
@@ -63,7 +64,8 @@ def two_runs(folder):
     """The files of two runs, as the lab leaves them, with numbers that are known."""
     def summary(rate, answers, speed):
         won = {"rate": rate, "n": 8, "scenes": bytes([255 if rate else 0]).hex()}
-        return {"success": {"seen": won}, "right_puck": {"new_both": won}, "vqa_after": dict.fromkeys(("where", "colour", "shape"), answers),
+        return {"success": {"seen": won}, "right_puck": {"new_both": won},
+                "vqa_after": dict.fromkeys(("where", "colour", "shape"), answers),
                 "samples_a_second": speed}
     for arm, numbers in (("detached", (1., .9, 104)), ("through", (0., .86, 100))):
         (folder / arm).mkdir(parents=True)
@@ -139,7 +141,8 @@ def test_both_arms_and_a_rung_for_real(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "you said: through" in done.stdout and "of 5 right" in done.stdout and (tmp_path / "f" / "page.png").stat().st_size > 5000
     result = json.loads((tmp_path / "f" / "result.json").read_text())
-    assert {*lab.MEASURED, "score", "flags", "commit"} == set(result) and done.stdout.count("\ndetached  ") == 2            # (a check and the end)
+    # A check and the end.
+    assert {*lab.MEASURED, "score", "flags", "commit"} == set(result) and done.stdout.count("\ndetached  ") == 2
     kept = checkpoint.load(tmp_path / "f" / "detached")["model"], checkpoint.load(tmp_path / "g")["model"]
     assert all((kept[0][k] == v).all() for k, v in kept[1].items() if k.startswith("vlm."))
     done = run("ladder", "detach", "--folder", tmp_path / "f", "--train", words)

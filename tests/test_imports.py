@@ -49,7 +49,8 @@ def test_no_circle_and_nothing_of_the_tutorials():
 
 @pytest.mark.parametrize("source, uses", [
     ("from nano_ki import a, b", {"a", "b"}), ("import nano_ki.a", {"a"}), ("from nano_ki.a import x", {"a"}), ("from . import a", {"a"}),
-    ("from .a import x", {"a"}), ("def f():\n    from nano_ki import a", {"a"}), ("import importlib\nimportlib.import_module('nano_ki.a')", {"a"}),
+    ("from .a import x", {"a"}), ("def f():\n    from nano_ki import a", {"a"}),
+    ("import importlib\nimportlib.import_module('nano_ki.a')", {"a"}),
     ("if 1:\n    import tutorials.run", {"TUTORIALS"}), ("import numpy", set())])
 def test_every_kind_of_import_is_found(source, uses):
     assert imports_of(source) & {"a", "b", "TUTORIALS"} == uses

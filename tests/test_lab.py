@@ -69,7 +69,8 @@ def test_every_placement_computes_the_same_forward_pass(real):
 
 def test_names_do_not_give_the_placements_away():
     text = lab.show()
-    assert all(f"def placement_{letter.lower()}(" in text for letter in lab.PLACEMENTS) and not any(f.__name__ in text for f in lab.PLACEMENTS.values())
+    assert (all(f"def placement_{letter.lower()}(" in text for letter in lab.PLACEMENTS)
+            and not any(f.__name__ in text for f in lab.PLACEMENTS.values()))
 
 
 def test_score_and_brier(facts):
@@ -104,12 +105,14 @@ def test_a_form_from_prediction_to_score(tmp_path, facts):
     written["cells"]["A"]["flow -> last keys"] ^= True
     form.write_text(json.dumps(written))
     assert "changed after it was locked" in run("measure", form).stderr
-    for again in ({"lock": None}, {"lock": forms.digest(written)}, {"lock": None, "id": "another"}):        # unlocked, or locked once more, by hand
+    # Unlocked, or locked once more, by hand.
+    for again in ({"lock": None}, {"lock": forms.digest(written)}, {"lock": None, "id": "another"}):
         form.write_text(json.dumps({**written, **again}))
         assert "locked before" in run("lock", form).stderr
         assert any(words in run("measure", form).stderr for words in ("is not locked", "changed after it was locked"))
     form.rename(tmp_path / "moved.json")
-    assert "locked before, with other answers" in run("lock", tmp_path / "moved.json").stderr or "another" in (tmp_path / "moved.json").read_text()
+    assert ("locked before, with other answers" in run("lock", tmp_path / "moved.json").stderr
+            or "another" in (tmp_path / "moved.json").read_text())
 
 
 def test_a_form_by_hand_and_bad_forms(tmp_path, facts):
@@ -117,7 +120,8 @@ def test_a_form_by_hand_and_bad_forms(tmp_path, facts):
     assert run("predict", form, "--form").returncode == 0
     assert "placement A, flow -> vision encoder: None" in run("lock", form).stderr
     assert "is there already" in run("predict", form, "--form").stderr
-    for content in ("", "[]", "{}", '{"cells": 3}', json.dumps({**lab.empty_form("me"), "cells": 3}), json.dumps({k: v for k, v in answered(facts).items() if k != "lock"})):
+    for content in ("", "[]", "{}", '{"cells": 3}', json.dumps({**lab.empty_form("me"), "cells": 3}),
+                    json.dumps({k: v for k, v in answered(facts).items() if k != "lock"})):
         form.write_text(content)
         bad = run("lock", form)
         assert bad.returncode == 1 and bad.stderr.startswith("error: ") and "Traceback" not in bad.stderr
@@ -174,7 +178,8 @@ def test_what_a_class_believed(facts):
 def test_a_class_is_counted_without_what_is_no_form(tmp_path, facts):
     good, changed = answered(facts), answered(facts)
     changed["cells"]["A"]["flow -> last keys"] ^= True
-    for name, form in {"a": good, "b": answered(facts), "copy": good, "changed": changed, "open": {**answered(facts), "lock": None}, "half": lab.empty_form("me"), "none": []}.items():
+    for name, form in {"a": good, "b": answered(facts), "copy": good, "changed": changed,
+                       "open": {**answered(facts), "lock": None}, "half": lab.empty_form("me"), "none": []}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(form))
     done = run("class", *sorted(tmp_path.glob("*.json")))
     assert done.returncode == 0 and "2 forms; cells right 42.0" in done.stdout and done.stdout.count("left out") == 5, done.stderr

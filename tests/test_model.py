@@ -263,7 +263,8 @@ def test_half_of_the_samples_go_by_the_subtask(model, batch):
                     x[samples, :, token] += 3
         return model.flow_loss(batch, memory, noise).item()
     half, rest = list(range(1, 8, 2)), list(range(0, 8, 2))
-    hidden, told = [*range(36), 36 + language.VERB, 36 + language.SHAPE, 36 + language.COLOUR], [36 + language.GOAL, 36 + language.X, 36 + language.Y, 36 + language.HEIGHT, 43, 44]
+    hidden, told = ([*range(36), 36 + language.VERB, 36 + language.SHAPE, 36 + language.COLOUR],
+                    [36 + language.GOAL, 36 + language.X, 36 + language.Y, 36 + language.HEIGHT, 43, 44])
     assert sorted(hidden + told) == list(range(45)) and len(batch.chunk) == 8
     assert loss(hidden, half) == loss() and all(loss([token], rest) != loss() for token in hidden)
     assert all(loss([token], samples) != loss() for token in told for samples in (half, rest))

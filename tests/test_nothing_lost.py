@@ -399,8 +399,9 @@ def test_every_command_refuses_rubbish_in_one_line(tmp_path):
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"rubbish")
     (tmp_path / "e.npz").write_bytes(b"PK\x03\x04rubbish")
     rubbish = [["nano_ki.train", "--resume", "--out", tmp_path / "run"], ["nano_ki.evaluate", tmp_path / "run"],
-               ["nano_ki.evaluate", tmp_path / "nowhere"], ["nano_ki.probe", "--run", tmp_path / "run"], ["tutorials.studies.fast", tmp_path / "e.npz"],
-               ["tutorials.studies.fast", tmp_path / "nowhere.npz"], ["nano_ki.pretrain", "--steps", "0"], ["nano_ki.pretrain", "--rate", "nan"],
+               ["nano_ki.evaluate", tmp_path / "nowhere"], ["nano_ki.probe", "--run", tmp_path / "run"],
+               ["tutorials.studies.fast", tmp_path / "e.npz"], ["tutorials.studies.fast", tmp_path / "nowhere.npz"],
+               ["nano_ki.pretrain", "--steps", "0"], ["nano_ki.pretrain", "--rate", "nan"],
                ["nano_ki.train", "--start", tmp_path / "e.npz", "--out", tmp_path / "new"],
                ["tutorials.studies.bench", "--start", "nowhere.pt"], ["tutorials.studies.compare", "--seeds", "x"]]
     for module, *args in rubbish:

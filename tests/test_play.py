@@ -62,7 +62,8 @@ def ask(port, path, body=None, method="POST", **headers):
     return reply.status, json.loads(said) if reply.getheader("Content-Type").startswith("application/json") else said
 
 
-TABLE = {"pucks": [{"colour": "red", "shape": "star", "x": .1, "y": -.3}, {"colour": "cyan", "shape": "ring", "x": -.2, "y": .5}], "finger": [0, .9], "down": False}
+TABLE = {"pucks": [{"colour": "red", "shape": "star", "x": .1, "y": -.3},
+                   {"colour": "cyan", "shape": "ring", "x": -.2, "y": .5}], "finger": [0, .9], "down": False}
 ONE = {"policy": "ki", "table": TABLE, "words": "push the cyan ring to the left"}
 
 
@@ -98,7 +99,8 @@ def test_a_plan_is_what_the_policy_does(name):
     assert np.allclose(by_hand.puck[0], found["frames"][-1]["puck"], atol=2e-3) and found["done"] == bool(world.success(by_hand)[0])
     if model.config.fast_loss:
         assert np.allclose(found["spoken"], model.fast.restore(model.act_tokens(*look).numpy())[0, :, :2], atol=2e-3)
-    assert (found["landing"] is not None) == model.config.subtask and play.short(model.fast.decode([found["tokens"]])[0, :, :2]) == found["spoken"]
+    assert ((found["landing"] is not None) == model.config.subtask
+            and play.short(model.fast.decode([found["tokens"]])[0, :, :2]) == found["spoken"])
 
 
 def test_what_ships_says_what_it_is_for():
@@ -137,11 +139,16 @@ def test_a_command_puts_what_is_not_there(server):
 
 
 @pytest.mark.parametrize("change, says", [
-    ({"words": "push the crimson ring to the left"}, "unknown word 'crimson'"), ({"words": 7}, "a command is a sentence"), ({"words": "where is the red star?"}, "is no command"),
-    ({"policy": "none"}, "choose from ki, post"), ({"policy": ["ki"]}, "choose from ki, post"), ({"policy": "../ki"}, "choose from"), ({"seed": -1}, "seed is -1"), ({"seed": True}, "seed is True"),
-    ({"table": None}, "1 to 4 pucks"), ({"table": TABLE | {"pucks": TABLE["pucks"] * 3}}, "1 to 4 pucks"), ({"table": TABLE | {"finger": [0]}}, "two coordinates"),
-    ({"table": TABLE | {"finger": [0, float("nan")]}}, "numbers from -1.2"), ({"table": TABLE | {"finger": [0, 10 ** 400]}}, "numbers from -1.2"), ({"table": TABLE | {"down": 1}}, "true or false"),
-    ({"table": TABLE | {"pucks": [{"colour": ["red"], "shape": {}, "x": 0, "y": 0}]}}, "a puck has a colour"), ({"table": TABLE | {"pucks": [TABLE["pucks"][0] | {"x": "0"}]}}, "numbers from")])
+    ({"words": "push the crimson ring to the left"}, "unknown word 'crimson'"),
+    ({"words": 7}, "a command is a sentence"), ({"words": "where is the red star?"}, "is no command"),
+    ({"policy": "none"}, "choose from ki, post"), ({"policy": ["ki"]}, "choose from ki, post"),
+    ({"policy": "../ki"}, "choose from"), ({"seed": -1}, "seed is -1"), ({"seed": True}, "seed is True"),
+    ({"table": None}, "1 to 4 pucks"), ({"table": TABLE | {"pucks": TABLE["pucks"] * 3}}, "1 to 4 pucks"),
+    ({"table": TABLE | {"finger": [0]}}, "two coordinates"),
+    ({"table": TABLE | {"finger": [0, float("nan")]}}, "numbers from -1.2"),
+    ({"table": TABLE | {"finger": [0, 10 ** 400]}}, "numbers from -1.2"), ({"table": TABLE | {"down": 1}}, "true or false"),
+    ({"table": TABLE | {"pucks": [{"colour": ["red"], "shape": {}, "x": 0, "y": 0}]}}, "a puck has a colour"),
+    ({"table": TABLE | {"pucks": [TABLE["pucks"][0] | {"x": "0"}]}}, "numbers from")])
 def test_a_bad_request_gets_a_sentence(server, change, says):
     status, said = ask(server, "/plan", {**ONE, **change})
     assert status == 400 and says in said["error"], said
@@ -150,13 +157,17 @@ def test_a_bad_request_gets_a_sentence(server, change, says):
 def test_http_that_is_none(server):
     assert ask(server, "/plan", b"{", )[0] == 400 and ask(server, "/plan", b"[" * 19000)[0] == 400 and ask(server, "/plan", [1])[0] == 400
     assert ask(server, "/plan", b"x" * 30_000)[0] == 413 and ask(server, "/plan", ONE, **{"Content-Type": "text/plain"})[0] == 415
-    assert ask(server, "/nothing", ONE)[0] == 404 and ask(server, "/etc/passwd", method="GET")[0] == 404 and ask(server, "/../data/ki.pt", method="GET")[0] == 404
+    assert (ask(server, "/nothing", ONE)[0] == 404 and ask(server, "/etc/passwd", method="GET")[0] == 404
+            and ask(server, "/../data/ki.pt", method="GET")[0] == 404)
     assert ask(server, "/plan", ONE, Host="evil.example")[0] == 403 and ask(server, "/", method="GET", Host="evil.example:80")[0] == 403
     assert ask(server, "/plan", ONE, method="PUT")[0] == 405 and ask(server, "/", method="BREW")[0] == 405
-    assert ask(server, "/", method="GET")[0] == ask(server, "/?x=1", method="GET")[0] == 200 and ask(server, "/", method="GET", Host="LOCALHOST:1")[0] == 200
+    assert (ask(server, "/", method="GET")[0] == ask(server, "/?x=1", method="GET")[0] == 200
+            and ask(server, "/", method="GET", Host="LOCALHOST:1")[0] == 200)
     assert ask(server, "/nothing", {})[0] == 404 and ask(server, "/", method="GET", Host="localhost:evil")[0] == 403
     assert ask(server, "/plan", {**ONE, "clean": "false"})[1]["error"].startswith("clean is true or false")
-    for head, status in (("HEAD / HTTP/1.0\r\nHost: localhost\r\n\r\n", b" 405 "), ("POST /plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", b" 4")):
+    for head, status in (("HEAD / HTTP/1.0\r\nHost: localhost\r\n\r\n", b" 405 "),
+                         ("POST /plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                          "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", b" 4")):
         with socket.create_connection(("127.0.0.1", server), 60) as sock:
             sock.sendall(head.encode())
             sock.shutdown(socket.SHUT_WR)
@@ -180,7 +191,8 @@ def test_five_hundred_malformed_requests(server, capfd):
         return rng.choice(values)
     for number in range(500):
         body = json.dumps(spoil(ONE)).encode()
-        head = f"POST {rng.choice(paths)} HTTP/1.{rng.randrange(2)}\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        head = (f"POST {rng.choice(paths)} HTTP/1.{rng.randrange(2)}\r\nHost: localhost\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode())
         raw = bytearray(head + body)
         if number % 3:
             for _ in range(rng.randrange(1, 6)):
@@ -219,8 +231,11 @@ def test_commands_that_cannot_be_served(tmp_path):
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
     taken.listen()
-    for args, says in ((["--port", "70000"], "--port is 70000"), (["--port", str(taken.getsockname()[1])], f"cannot serve at port {taken.getsockname()[1]}"), ([str(tmp_path), "--html", ""], "name a file"),
-                       ([str(tmp_path), "--html", str(tmp_path)], "name a file"), (["--html", str(tmp_path / "x.html")], "which ones?"), ([str(tmp_path)], str(tmp_path)),
+    for args, says in ((["--port", "70000"], "--port is 70000"),
+                       (["--port", str(taken.getsockname()[1])], f"cannot serve at port {taken.getsockname()[1]}"),
+                       ([str(tmp_path), "--html", ""], "name a file"),
+                       ([str(tmp_path), "--html", str(tmp_path)], "name a file"),
+                       (["--html", str(tmp_path / "x.html")], "which ones?"), ([str(tmp_path)], str(tmp_path)),
                        ([str(tmp_path), "--html", str(tmp_path / "x.html")], str(tmp_path))):
         done = command("nano_ki.play", *args)
         assert done.returncode == 1 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
@@ -236,7 +251,8 @@ def suppressed(port):
 def test_from_the_command_to_a_policy_that_pushes_what_one_typed():
     """In seconds, without training; Ctrl-C ends it in one line."""
     began = time.monotonic()
-    with subprocess.Popen([sys.executable, "-m", "nano_ki.play"], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-m", "nano_ki.play"], cwd=ROOT, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         port = int(re.search(r"http://127.0.0.1:(\d+)", process.stdout.readline())[1])
         scene = ask(port, "/aim", {"table": TABLE, "words": "push the pink cross to the top"})[1]
         for _ in range(10):
@@ -344,12 +360,14 @@ LIVE = """
 
 def probed(text, steps):
     """The page with a probe in it; its first scene is always the same one (a policy does not push in every scene)."""
-    return text.replace("<head>", f"<head><script>{COMMON} Math.random = () => .5; addEventListener('load', async () => {{ try {{ await wait(50); {steps} }} catch (e) {{ errors.push(String(e)); }} end(); }});</script>")
+    return text.replace("<head>", f"<head><script>{COMMON} Math.random = () => .5; addEventListener('load', async () => {{ "
+                        f"try {{ await wait(50); {steps} }} catch (e) {{ errors.push(String(e)); }} end(); }});</script>")
 
 
 def browse(address, width, folder):
     """Open a probed page; what the probe found, which no page may lack."""
-    done = subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900",
+    done = subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu",
+                           f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900",
                            "--virtual-time-budget=150000", "--dump-dom", address], capture_output=True, text=True, timeout=240)
     out = json.loads(html.unescape(re.search(r"<title>RESULT(.*?)</title>", done.stdout, re.S)[1]))
     assert out["errors"] == [] and out["fetched"] == [] and out["unnamed"] == out["unlabelled"] == 0 and out["sideways"] <= 0, out
@@ -376,8 +394,10 @@ def test_the_page_in_a_browser(server, tmp_path, monkeypatch, width):
     real = play.page
     monkeypatch.setattr(play, "page", lambda data: probed(real(data), LIVE))
     out = browse(f"http://127.0.0.1:{server}/", width, tmp_path)
-    assert out["panes"] == 3 and out["what"] == list(play.SHIPPED.values()) and "unknown word 'crimson'" in out["unknown"] and "unknown word 'how'" in out["question"]
+    assert (out["panes"] == 3 and out["what"] == list(play.SHIPPED.values())
+            and "unknown word 'crimson'" in out["unknown"] and "unknown word 'how'" in out["question"])
     assert out["first"] == "hidden" and "cyan ring" in (out["put"] or "cyan ring")
-    assert out["pushed"][0].startswith("done in") and "push the cyan ring to the left" in out["label"] and out["told"] == 2 and out["slides"]
+    assert (out["pushed"][0].startswith("done in") and "push the cyan ring to the left" in out["label"]
+            and out["told"] == 2 and out["slides"])
     assert all("where is the cyan ring?" in text for text in out["answers"]) and out["crosses"] == 1
     assert out["moved"] and out["by_keys"].endswith("to the top") and out["dragged"] != out["from"] and out["fresh"]

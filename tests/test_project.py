@@ -57,7 +57,8 @@ def test_only_the_studies_heading_holds_what_studies_set():
     notes, heading = config.helps()
     order = list(dict.fromkeys(heading.values()))
     assert order[0] == "The method" and order[-1].startswith("Studies") and len(order) >= 6
-    assert {"insulate", "fast_loss", "flow_loss", "vlm_samples", "alpha", "flow_draws"} <= {f for f, h in heading.items() if h == "The method"}
+    assert ({"insulate", "fast_loss", "flow_loss", "vlm_samples", "alpha", "flow_draws"}
+            <= {f for f, h in heading.items() if h == "The method"})
     assert {f for f, h in heading.items() if h == order[-1]} == {"tokens", "blind", "validate"}
     said = command("nano_ki.train", "--help").stdout
     assert all(f"\n{h}:\n" in said for h in order)
@@ -73,12 +74,14 @@ def test_readmes_commands_run(tmp_path):
     """Each command, made small by flags behind it (the last one wins)."""
     small = {"nano_ki.train": "--steps 2 --episodes 60 --batch 8 --scenes 2 --check-every 0 --out {tmp}/run{i}",
              "nano_ki.pretrain": "--steps 2 --batch 4 --out {tmp}/vlm{i}.pt", "nano_ki.play": "--html {tmp}/report.html",
-             "tutorials.studies.compare": "--arms frozen --steps 2 --episodes 60 --batch 8 --scenes 2 --results {tmp}/c{i}.jsonl --folder {tmp}/c{i}",
+             "tutorials.studies.compare": "--arms frozen --steps 2 --episodes 60 --batch 8 --scenes 2 "
+                                          "--results {tmp}/c{i}.jsonl --folder {tmp}/c{i}",
              "tutorials.studies.bench": "--episodes 60 --batch 8 --vlm-samples 4"}
     ran = set()
     for i, line in enumerate(readme_commands()):
         _, _, name, *words = shlex.split(line)
-        if name in ("pytest", "tutorials.studies.fast", "tutorials.lab_forgetting") or line == "python -m nano_ki.play":     # (they have tests of their own)
+        # They have tests of their own.
+        if name in ("pytest", "tutorials.studies.fast", "tutorials.lab_forgetting") or line == "python -m nano_ki.play":
             continue
         words = [str(tmp_path / "run0") if w == "runs/ki-001" else w for w in words]
         done = subprocess.run([sys.executable, "-m", name, *words, *small[name].format(tmp=tmp_path, i=i).split()], cwd=ROOT,
@@ -124,7 +127,8 @@ def test_shipped_generalist_is_what_its_provenance_says():
     from nano_ki import checkpoint, evaluate
     from nano_ki.model import VLA
     made = json.loads((ROOT / "data" / "generalist.pt.json").read_text())
-    assert made["command"] == "python -m nano_ki.train --recipe generalist --ship data/generalist.pt" and made["commit"] and made["recipe"] == "generalist"
+    assert (made["command"] == "python -m nano_ki.train --recipe generalist --ship data/generalist.pt"
+            and made["commit"] and made["recipe"] == "generalist")
     assert (ROOT / "data" / "generalist.pt").stat().st_size <= 3e6
     c = config.make(device="cpu", preset="laptop", recipe="generalist")
     model = VLA(c, checkpoint.begin("data/generalist.pt", c)[1])

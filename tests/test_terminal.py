@@ -312,7 +312,8 @@ def test_every_picture_and_file_is_whole_or_not_there(tmp_path, monkeypatch):
     writers = {"curves": lambda p: draw.curves({"a": {"b": ([1, 2], [3, 4])}}, f"{p}.png"),
                "gif": lambda p: draw.save_gif([Image.new("RGB", (600, 600))] * 3, f"{p}.gif"),
                "json": lambda p: program.write_json(f"{p}.json", {"a": "x" * 50_000}), "fast": lambda p: toy.save(f"{p}.fast"),
-               "vlm": lambda p: checkpoint.save_vlm(checkpoint.new_vlm(configuration.make(**SMALL)), f"{p}.pt", configuration.make(**SMALL))}
+               "vlm": lambda p: checkpoint.save_vlm(checkpoint.new_vlm(configuration.make(**SMALL)),
+                                                    f"{p}.pt", configuration.make(**SMALL))}
     def full(*_):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, "fsync", full)

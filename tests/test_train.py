@@ -126,12 +126,16 @@ def cli(*args, module="train"):
 @pytest.mark.parametrize("args, says", [
     (["--stepz", "3"], "unrecognized arguments: --stepz"), (["--recipe", "kii"], "choose from"),
     (["--preset", "huge"], "choose from"), (["--step", "3"], "unrecognized"), (["--steps", "0"], "above 0"),
-    (["--image", "50"], "multiple of 8"), (["--recipe", "generalist", "--no-fast-loss"], "nothing that could act"), (["--expert-sees-fast"], "unrecognized"),
+    (["--image", "50"], "multiple of 8"), (["--recipe", "generalist", "--no-fast-loss"], "nothing that could act"),
+    (["--expert-sees-fast"], "unrecognized"),
     (["--recipe", "joint", "--expert-updates", "2"], "use --insulate, or 1"), (["--expert-updates", "3"], "a multiple of --expert-updates"),
     (["--recipe", "pi0", "--expert-updates", "2"], "use --insulate, or 1"), (["--two-pages", "1.5"], "a share"),
-    (["--robot-questions", "2"], "a share"), (["--blind"], "add --no-subtask"), (["--execute", "99"], "16 waypoints"), (["--alpha", "x"], "invalid float"),
+    (["--robot-questions", "2"], "a share"), (["--blind"], "add --no-subtask"),
+    (["--execute", "99"], "16 waypoints"), (["--alpha", "x"], "invalid float"),
     (["--no-flow-loss", "--no-fast-loss", "--vlm-samples", "0"], "nothing that could act"),
-    (["--resume"], "needs --out"), (["--ship", "data"], "a folder; name a file"), (["--out", "runs/x", "--start", "./runs/x"], "choose another --out"), (["--resume", "--out", "x", "--steps", "3"], "drop steps")])
+    (["--resume"], "needs --out"), (["--ship", "data"], "a folder; name a file"),
+    (["--out", "runs/x", "--start", "./runs/x"], "choose another --out"),
+    (["--resume", "--out", "x", "--steps", "3"], "drop steps")])
 def test_bad_flags_get_a_clear_error(args, says, capsys):
     with pytest.raises(SystemExit) as stop:
         configuration.parse(args)
@@ -229,7 +233,8 @@ def test_post_training_starts_from_a_generalist(tmp_path):
     assert checkpoint.load_model(tmp_path / "folder").said == language.LANDING
     for change in (dict(gamma=4.), dict(fast_vocab=300), dict(tokens="binned"), dict(depth=3)):
         with pytest.raises(ValueError, match="choose another --start"):
-            train.train(configuration.make(**{**tiny, "recipe": "ki", "start": str(file), "out": str(tmp_path / "no"), "overwrite": True, **change}))
+            train.train(configuration.make(**{**tiny, "recipe": "ki", "start": str(file),
+                                              "out": str(tmp_path / "no"), "overwrite": True, **change}))
     with pytest.raises(ValueError, match="holds other weights"):               # (its words are more than a book's)
         checkpoint.load_vlm(checkpoint.new_vlm(c), file, c)
     train.train(replace(c, start="", out=str(tmp_path / "half")), stop=lambda step: step == 1)
@@ -360,9 +365,11 @@ def test_a_policy_ships_and_others_start_from_it(tmp_path):
     shipped = tmp_path / "policy.pt"
     train.train(configuration.make(**TINY, steps=4, out=str(tmp_path / "run"), ship=str(shipped)))
     ours, its = checkpoint.load_model(tmp_path / "run"), checkpoint.load_model(shipped)
-    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), its.state_dict().values(), strict=True)) and its.fast.state() == ours.fast.state()
+    assert (all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), its.state_dict().values(), strict=True))
+            and its.fast.state() == ours.fast.state())
     made = json.loads((tmp_path / "policy.pt.json").read_text())
-    assert {"command", "commit", "date", "success", "recipe"} <= set(made) and shipped.stat().st_size < (tmp_path / "run" / checkpoint.LATEST).stat().st_size
+    assert ({"command", "commit", "date", "success", "recipe"} <= set(made)
+            and shipped.stat().st_size < (tmp_path / "run" / checkpoint.LATEST).stat().st_size)
     for start in (shipped, tmp_path / "run"):
         weights, fast = checkpoint.begin(start, configuration.make(**TINY))
         assert all(torch.equal(weights[name], value) for name, value in ours.vlm.state_dict().items()) and fast.state() == ours.fast.state()

@@ -20,14 +20,16 @@ def test_a_page_does_what_it_says(number):
 
 def test_a_page_stops_until_one_has_predicted(tmp_path, monkeypatch):
     path, told, given = tmp_path / "page.md", [], iter(["both", ""])
-    path.write_text("Some words.\n\n**Predict**: which of\n`a` and `b`?\n\n```python\nprint(1)\n```\n\n**Predict** again.\n\n```python\nprint(2)\n```\n")
+    path.write_text("Some words.\n\n**Predict**: which of\n`a` and `b`?\n\n```python\nprint(1)\n```\n\n"
+                    "**Predict** again.\n\n```python\nprint(2)\n```\n")
 
     def ask(text):
         told.append(text.strip())
         return next(given)
     assert run.run(path, told.append, ask) == [] and told == [
         "Predict: which of a and b?\n>", "    (you said: both)", "    1", "Predict again.\n>", "    (you said: nothing)", "    2"]
-    assert all(len(run.questions(page.read_text())) == page.read_text().count("**Predict") > 0 for page in PAGES.values())          # (none is passed over)
+    # None is passed over.
+    assert all(len(run.questions(page.read_text())) == page.read_text().count("**Predict") > 0 for page in PAGES.values())
     done = command("tutorials.run", "4", text="it goes backwards\nfrom .5 on\n")
     assert done.returncode == 0 and "you said: it goes backwards" in done.stdout and "more answers" not in done.stdout, done.stderr
     assert "with --yes" in command("tutorials.run", "4").stderr
@@ -61,7 +63,8 @@ def test_what_pages_say_of_the_code_is_counted():
     assert "36 + 7 + 2 + 8 = 53" in text and (config.Config().image // 8) ** 2 + language.SLOTS + language.LANDING + 8 == 53
 
 
-PAGE = "# A page\n\n```python\nx = 2\nprint('x is', x / 3)\n```\n```text\nx is 0.667\n```\n\n```python quote=nano_ki/flow.py\n    return action - noise\n```\n"
+PAGE = ("# A page\n\n```python\nx = 2\nprint('x is', x / 3)\n```\n```text\nx is 0.667\n```\n\n"
+        "```python quote=nano_ki/flow.py\n    return action - noise\n```\n")
 
 
 @pytest.mark.parametrize("old, new, words", [
@@ -83,18 +86,23 @@ def test_numbers_may_differ_a_little_and_words_may_not():
 
 def test_a_page_as_a_notebook(tmp_path):
     book = run.notebook(PAGES["04"])
-    text = ["".join(cell["source"]) for cell in book["cells"]]          # a cell to write into behind each question, and what follows in another
+    # A cell to write into behind each question, and what follows in another.
+    text = ["".join(cell["source"]) for cell in book["cells"]]
     asked = [k for k, source in enumerate(text) if "**Predict" in source]
-    assert len(asked) == PAGES["04"].read_text().count("**Predict") and all("Your prediction" in text[k + 1] and text[k].rstrip().endswith(("?", ".")) for k in asked)
+    assert (len(asked) == PAGES["04"].read_text().count("**Predict")
+            and all("Your prediction" in text[k + 1] and text[k].rstrip().endswith(("?", ".")) for k in asked))
     assert book["nbformat"] == 4 and {c["cell_type"] for c in book["cells"]} == {"markdown", "code"}
     code = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
-    assert code.pop(0) == run.FIRST_CELL and code == [b.strip("\n") for language, options, b, _ in run.blocks(PAGES["04"].read_text()) if language == "python" and not options]
+    assert (code.pop(0) == run.FIRST_CELL
+            and code == [b.strip("\n") for language, options, b, _ in run.blocks(PAGES["04"].read_text())
+                         if language == "python" and not options])
     out = tmp_path / "page.ipynb"
     assert command("tutorials.run", "04", "--notebook", out).returncode == 0
     assert json.loads(out.read_text()) == book
     assert not list(ROOT.glob("tutorials/*.ipynb"))
     source = "\n".join("".join(c["source"]) + "\n" for c in book["cells"] if c["cell_type"] == "code")
-    done = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)                 # (from a folder of its own)
+    # From a folder of its own.
+    done = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "with +v: 1.0" in done.stdout, done.stderr
 
 
@@ -120,4 +128,5 @@ def test_slides_fit_the_script(tmp_path):
     assert [int(b) for _, b, _ in script[:-1]] == [int(a) for a, _, _ in script[1:]] and script[-1][1] == "90"
     assert all(c in text for _, _, c in script if c)
     assert all(any(int(a) <= s < int(b) for s in starts) for a, b, _ in script)
-    assert {name: text.count(f"<b>{name}</b>") for name in ("ki", "joint", "pi0", "frozen")} == dict.fromkeys(("ki", "joint", "pi0", "frozen"), 1)
+    assert ({name: text.count(f"<b>{name}</b>") for name in ("ki", "joint", "pi0", "frozen")}
+            == dict.fromkeys(("ki", "joint", "pi0", "frozen"), 1))

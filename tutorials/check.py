@@ -35,7 +35,9 @@ from tutorials.key import KEY
 
 FOLDER = Path(__file__).parent / "exercises"
 SECONDS = 20                              # for one check
-HUNTS = {"05.1": "87b0a35048ffa892", "06.1": "0e598a0e3cc72dfa", "07.2": "fa3d021257e49434", "08.1": "eb74ae9328898404", "08.2": "6859cf56aa22ee19", "10.1": "ef215e1de1f9e2ea"}                        # bug hunts as they are shipped: the check does not name the bug before anybody has hunted
+# Bug hunts as they are shipped: the check does not name the bug before anybody has hunted.
+HUNTS = {"05.1": "87b0a35048ffa892", "06.1": "0e598a0e3cc72dfa", "07.2": "fa3d021257e49434",
+         "08.1": "eb74ae9328898404", "08.2": "6859cf56aa22ee19", "10.1": "ef215e1de1f9e2ea"}
 
 
 def guarded(f, careful=True):
@@ -51,7 +53,8 @@ def guarded(f, careful=True):
         demand(torch.equal(state, torch.get_rng_state()) and pythons == random.getstate(),
                "it seeds or uses the global generator: everything random after the call would change. Make a torch.Generator")
         after = tensors(given) if careful else []
-        demand(len(after) == len(before) and all(a is b for a, b in zip(after, before, strict=True)) and all(map(torch.equal, before, copies)),
+        demand(len(after) == len(before) and all(a is b for a, b in zip(after, before, strict=True))
+               and all(map(torch.equal, before, copies)),
                "it changes what it was given: whoever called it may need that again. Work on new tensors")
         demand(all(torch.equal(x, copy) for x, copy in last), "a call changes what the call before returned: make new tensors")
         last[:] = [(x, x.detach().clone()) for x in tensors([out]) if not any(x is y for y in before)]
@@ -68,8 +71,11 @@ def print_of(source):
     return hashlib.sha256("".join(source.split('"""', 2)[-1].split()).encode()).hexdigest()[:16]
 
 
-CLOSED = ("builtins", "ctypes", "gc", "importlib", "inspect", "marshal", "os", "pickle", "pkgutil", "runpy", "shelve", "subprocess")     # they reach nano_ki, or end the process
-BEHIND = ("modules", "_getframe", "_current_frames", "f_globals", "f_locals", "f_back", "tb_frame", "__globals__", "__builtins__", "__subclasses__", "__loader__", "import_module", "__import__", "builtins")
+# They reach nano_ki, or end the process.
+CLOSED = ("builtins", "ctypes", "gc", "importlib", "inspect", "marshal",
+          "os", "pickle", "pkgutil", "runpy", "shelve", "subprocess")
+BEHIND = ("modules", "_getframe", "_current_frames", "f_globals", "f_locals", "f_back", "tb_frame",
+          "__globals__", "__builtins__", "__subclasses__", "__loader__", "import_module", "__import__", "builtins")
 
 
 def looks_behind(node):
@@ -77,7 +83,8 @@ def looks_behind(node):
     if isinstance(node, ast.Attribute):
         of = getattr(node.value, "id", getattr(node.value, "attr", ""))
         return node.attr in BEHIND and (node.attr != "modules" or of == "sys")               # (a Module has modules(), too)
-    return isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr" and any(isinstance(x, ast.Constant) and x.value in BEHIND for x in node.args[1:2])
+    return (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr"
+            and any(isinstance(x, ast.Constant) and x.value in BEHIND for x in node.args[1:2]))
 
 
 def obeys(source):
@@ -87,12 +94,18 @@ def obeys(source):
     for node in ast.walk(tree):
         names = ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or "."]
                  if isinstance(node, ast.ImportFrom) else [])
-        called = isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"__import__", "import_module", "exec", "eval"} - own or looks_behind(node)
+        called = (isinstance(node, ast.Call)
+                  and getattr(node.func, "id", "") in {"__import__", "import_module", "exec", "eval"} - own
+                  or looks_behind(node))
         names += [f"{node.module}.{a.name}" for a in node.names if a.name in BEHIND] if isinstance(node, ast.ImportFrom) else []
-        hashed = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "hash" and any(isinstance(x, ast.JoinedStr) or isinstance(x, ast.Constant) and isinstance(x.value, str) for x in ast.walk(node))
+        hashed = (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "hash"
+                  and any(isinstance(x, ast.JoinedStr) or isinstance(x, ast.Constant) and isinstance(x.value, str)
+                          for x in ast.walk(node)))
         demand(not hashed, "hash() of a text is another number in each start of Python: a seed made of it gives other draws every time")
-        bad = [n for n in names if n.split(".")[0] not in ("torch", *sys.stdlib_module_names) or n.split(".")[0] in CLOSED or n.split(".")[-1] in BEHIND]
-        demand(not bad and not called, f"it imports {bad[0] if bad else 'by a function call, or looks behind the check'}; the rule is: standard library and torch")
+        bad = [n for n in names if n.split(".")[0] not in ("torch", *sys.stdlib_module_names)
+               or n.split(".")[0] in CLOSED or n.split(".")[-1] in BEHIND]
+        demand(not bad and not called, f"it imports {bad[0] if bad else 'by a function call, or looks behind the check'}; "
+               "the rule is: standard library and torch")
 
 
 class Late(BaseException):
@@ -122,7 +135,8 @@ def limited(seconds):
 @contextmanager
 def intact():
     """Wrong if this check, or what it compares with, is another afterwards; it is put back."""
-    spaces = [(vars(checks), tuple(vars(checks))), (vars(np), tuple(vars(np))), (vars(torch), ("allclose", "equal", "isclose"))]       # (torch itself puts others in place)
+    # torch itself puts others in place.
+    spaces = [(vars(checks), tuple(vars(checks))), (vars(np), tuple(vars(np))), (vars(torch), ("allclose", "equal", "isclose"))]
     before = [(space, {name: space[name] for name in names}) for space, names in spaces]
     try:
         yield
@@ -167,7 +181,8 @@ def answer(path, name, check, right="right", hunt=None, careful=True):
     careful: what the function is given must stay as it is."""
     start, kind = time.perf_counter(), torch.get_default_dtype()
     try:
-        demand(hunt is None or hunt != print_of(text_of(path)), "a bug hunt, and the file is as it came: read it, find the bug, mend it. Then ask again")
+        demand(hunt is None or hunt != print_of(text_of(path)),
+               "a bug hunt, and the file is as it came: read it, find the bug, mend it. Then ask again")
         with intact(), limited(SECONDS), redirect_stdout(sys.stderr):           # (--json prints JSON alone)
             module = load(path)
             demand(hasattr(module, name), f"there is no function {name} in it")
@@ -183,7 +198,9 @@ def answer(path, name, check, right="right", hunt=None, careful=True):
     except KeyboardInterrupt:
         raise
     except BaseException as error:                      # the student's bug, whatever it is
-        unwritten = isinstance(error, NotImplementedError) and traceback.extract_tb(error.__traceback__)[-1].filename == os.path.abspath(path)    # (torch raises it, too)
+        # torch raises it, too.
+        unwritten = (isinstance(error, NotImplementedError)
+                     and traceback.extract_tb(error.__traceback__)[-1].filename == os.path.abspath(path))
         passed, says = False, "not written yet" if unwritten else f"it raised {type(error).__name__}: {program.first_line(error)}"
     finally:                                            # (what one answer switches off must not fail the next)
         torch.set_default_dtype(kind)
@@ -194,8 +211,9 @@ def answer(path, name, check, right="right", hunt=None, careful=True):
 def run(number, path=None):
     """{"number", "passed", "says", "seconds"} for the answer in `path` (default: the exercise's own file)."""
     name, key, check = CHECKS[number]
-    return {"number": number, **answer(path or path_of(number), name, check, f"right. The library's own: {answer_key(key)}", HUNTS.get(number),
-                                       careful=number not in ("07.2", "08.2"))}               # (there what is given is to be changed)
+    return {"number": number,
+            **answer(path or path_of(number), name, check, f"right. The library's own: {answer_key(key)}", HUNTS.get(number),
+                     careful=number not in ("07.2", "08.2"))}               # (there what is given is to be changed)
 
 
 def next_hint(number, opened):
@@ -217,7 +235,8 @@ def main():
     parser.add_argument("--file", help="check this file instead of the exercise's own")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
-    numbers = list(CHECKS) if args.all else [f"{page.zfill(2)}{dot}{number}" for page, dot, number in (n.partition(".") for n in args.numbers)]
+    numbers = (list(CHECKS) if args.all
+               else [f"{page.zfill(2)}{dot}{number}" for page, dot, number in (n.partition(".") for n in args.numbers)])
     unknown = [n for n in numbers if n not in CHECKS]
     if unknown or not numbers or args.file and len(numbers) != 1:
         sys.exit(f"error: {'no exercise ' + unknown[0] if unknown else 'name one exercise'}; there are {', '.join(CHECKS)} (or --all)")
@@ -237,7 +256,8 @@ def main():
         for r in results:
             title = titles[r["number"]]
             key = KEY[r["number"]]
-            print(f"{'[x]' if r['passed'] else '[ ]'} {r['number']}  {title} ({key.difficulty}, {key.minutes} minutes)\n         {r['says']}")
+            print(f"{'[x]' if r['passed'] else '[ ]'} {r['number']}  {title} ({key.difficulty}, {key.minutes} minutes)\n"
+                  f"         {r['says']}")
         if args.all:
             print(f"{sum(r['passed'] for r in results)} of {len(results)}")
     sys.exit(0 if all(r["passed"] for r in results) else 1)

@@ -41,7 +41,8 @@ def save(sheet, name):
 
 def mask():
     """The block table of model.py, cell by cell, with few tokens in each group. The cells are prefix_mask's and draw_mask's."""
-    groups = (("picture\n+ prompt", 4), ("words of\nthe answer", 2), ("FAST\ntokens", 3), ("action tokens,\nfirst noise", 2), ("action tokens,\nsecond noise", 2))
+    groups = (("picture\n+ prompt", 4), ("words of\nthe answer", 2), ("FAST\ntokens", 3),
+              ("action tokens,\nfirst noise", 2), ("action tokens,\nsecond noise", 2))
     read, spoken, own = 6, 9, 4                              # tokens of: the memory, the VLM, the expert
     sees = np.zeros((spoken + own, spoken + own), bool)
     sees[:spoken, :spoken] = prefix_mask(4, 5).numpy()
@@ -51,14 +52,16 @@ def mask():
     left, top, cell = 190, 120, 36
     for row, column in np.ndindex(sees.shape):
         colour = (BLUE if row < spoken else ORANGE) if sees[row, column] else (240, 240, 240)
-        pen.rectangle(grow((left + column * cell, top + row * cell), (left + column * cell + cell - 3, top + row * cell + cell - 3)), colour)
+        pen.rectangle(grow((left + column * cell, top + row * cell),
+                           (left + column * cell + cell - 3, top + row * cell + cell - 3)), colour)
     at = 0
     for text, count in groups:
         middle = (at + count / 2) * cell
         write(pen, left - 12, top + middle - 9 * text.count("\n"), text, size=15, anchor="rm")
         write(pen, left + middle, top - 50, text.replace("action tokens,\n", "action,\n").replace(" noise", ""), size=13)
         at += count
-        for line in ((left - 8, top + at * cell - 1.5, left + len(sees) * cell, top + at * cell - 1.5), (left + at * cell - 1.5, top - 8, left + at * cell - 1.5, top + len(sees) * cell)):
+        for line in ((left - 8, top + at * cell - 1.5, left + len(sees) * cell, top + at * cell - 1.5),
+                     (left + at * cell - 1.5, top - 8, left + at * cell - 1.5, top + len(sees) * cell)):
             pen.line(grow(line[:2], line[2:]), GREY, ZOOM)
     write(pen, left, 24, "Row: who looks. Column: at whom. Blue: the VLM. Orange: the expert.", GREY, 15, "lm")
     write(pen, left, 612, "The expert never sees FAST tokens, and no VLM token sees the expert.", GREY, 15, "lm")
@@ -74,7 +77,8 @@ def flow_way():
     side, size = 300, 250
     sheet, pen = sheet_of(side * len(times) + 20, side + 60)
     for k, (t, x) in enumerate(zip(times, way, strict=True)):
-        v = (way[k + 1] - x) / (times[k + 1] - t) if k + 1 < len(times) else None           # (an Euler step is its velocity times its length)
+        # An Euler step is its velocity times its length.
+        v = (way[k + 1] - x) / (times[k + 1] - t) if k + 1 < len(times) else None
         left, top = 15 + k * side, 45
 
         def at(xy, left=left, top=top):
@@ -91,7 +95,8 @@ def flow_way():
             px, py = at(point)
             pen.ellipse(grow((px - 3, py - 3), (px + 3, py + 3)), ORANGE)
         write(pen, left + size / 2, 22, f"t = {t:.2f}" + {0: ": noise", len(times) - 1: ": the chunk"}.get(k, ""), size=17)
-    write(pen, 15, side + 25, "Orange: the 16 waypoints (x, y). Lines: a third of the velocity that the expert predicts for each. Blue: the puck that is meant.", GREY, 14, "lm")
+    write(pen, 15, side + 25, "Orange: the 16 waypoints (x, y). Lines: "
+          "a third of the velocity that the expert predicts for each. Blue: the puck that is meant.", GREY, 14, "lm")
     save(sheet, "flow")
 
 
@@ -108,12 +113,14 @@ def tokens():
         pen.line(grow(*points), colour, 2 * ZOOM)
         for x, y in points:
             pen.ellipse(grow((x - 3, y - 3), (x + 3, y + 3)), colour)
-    write(pen, 20, 152, f"2. Cosine transform, times {fast.gamma:g}, rounded: 48 integers in one list, x y press of the lowest frequency first", size=16, anchor="lm")
+    write(pen, 20, 152, f"2. Cosine transform, times {fast.gamma:g}, rounded: "
+          "48 integers in one list, x y press of the lowest frequency first", size=16, anchor="lm")
     integers, x = np.concatenate([fast.spans[i] for i in ids]), 20
     for k, value in enumerate(integers):
         colour = BLUE if value else (200, 200, 200)
         write(pen, 20 + 53 * (k % 16) + 26, 182 + 26 * (k // 16), f"{value}", colour, 16, bold=bool(value))
-    write(pen, 20, 284, f"3. Neighbours that often come together are one token (byte-pair encoding): {len(ids)} tokens", size=16, anchor="lm")
+    write(pen, 20, 284, f"3. Neighbours that often come together are one token (byte-pair encoding): {len(ids)} tokens",
+          size=16, anchor="lm")
     wide = 860 / sum(max(1., len(fast.spans[i]) ** .5) for i in ids)
     for i in ids:
         w = wide * max(1., len(fast.spans[i]) ** .5)
@@ -146,7 +153,8 @@ def gates():
         arrow(pen, a, y, b, y)
     pen.line(grow((65, y + 22), (65, 280), (835, 280)), INK, ZOOM * 2)
     arrow(pen, 835, 280, 835, y + 18)
-    write(pen, 450, 306, "The gate of a new expert is 0: the layer passes x on as it came, and no gradient gets through to the memory.", RED, 15)
+    write(pen, 450, 306, "The gate of a new expert is 0: the layer passes x on as it came, "
+          "and no gradient gets through to the memory.", RED, 15)
     save(sheet, "gates")
 
 

@@ -49,7 +49,8 @@ def lock(form, path):
     if form["lock"] == new == old:
         return form
     if form["lock"] or old not in (None, new):
-        raise ValueError(f"{path} was locked before{'' if old in (None, new) else ', with other answers'}; a new try needs a new file: predict NEW.json")
+        raise ValueError(f"{path} was locked before{'' if old in (None, new) else ', with other answers'}; "
+                         "a new try needs a new file: predict NEW.json")
     program.write_json(path, {**form, "lock": new})
     LOCKS.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.add_metrics(LOCKS, {"id": form["id"], "lock": new, "path": os.path.abspath(path), "time": time.strftime("%Y-%m-%d %H:%M")})

@@ -19,7 +19,8 @@ KEY = {
         "Six conditions, six coefficients. Which three of them are 0 by what holds at t = 0?",
         "What remains is t^3 times a quadratic a + b t + c t^2. Three conditions at t = 1 give three equations.",
         "The three coefficients are 10, -15 and 6.",
-    ), "At t = 0 place, speed and acceleration are 0, so no power below t^3 may occur. At t = 1: a + b + c = 1, 3 a + 4 b + 5 c = 0, 6 a + 12 b + 20 c = 0.",
+    ), "At t = 0 place, speed and acceleration are 0, so no power below t^3 may occur. "
+       "At t = 1: a + b + c = 1, 3 a + 4 b + 5 c = 0, 6 a + 12 b + 20 c = 0.",
 """\
 def min_jerk(t): return t ** 3 * (10 - 15 * t + 6 * t * t)"""),
     "01.2": Key("easy", 5, (
@@ -44,7 +45,8 @@ def token_shift(words): return words + F.pad(words[:, :-1], (0, 0, 1, 0))"""),
         "Make two ranges, k down and n across, and let them broadcast.",
         "Orthonormal means C @ C.T = 1, so that the inverse is the transpose. Which row breaks that without its factor?",
         "Row 0 is constant: its squares add up to 2 unless it is divided by the square root of 2.",
-    ), "With an orthonormal C the error in the actions is as large as the error of rounding the coefficients: nothing grows on the way back.",
+    ), "With an orthonormal C the error in the actions is as large as the error of rounding the coefficients: "
+       "nothing grows on the way back.",
 """\
 def dct_matrix(H):
     k, n = torch.arange(H, dtype=torch.double)[:, None], torch.arange(H, dtype=torch.double)
@@ -54,12 +56,14 @@ def dct_matrix(H):
     "03.2": Key("easy", 5, (
         "A token may not overrun the chunk: compare what it stands for with what is left.",
         "Stop is allowed at one moment only: when nothing is left.",
-    ), "Whatever is drawn under this mask decodes, also from an untrained model. Beware of <= and <: a token that exactly fills the chunk fits.",
+    ), "Whatever is drawn under this mask decodes, also from an untrained model. "
+       "Beware of <= and <: a token that exactly fills the chunk fits.",
 """\
 def allowed(lengths, used, size):
     return torch.cat((lengths <= size - used, torch.tensor([used == size])))"""),
     "04.1": Key("medium", 10, (
-        "Beta(1.5, 1) has the distribution function b^1.5 on 0 to 1. A number with this distribution is made from a uniform one by the inverse function.",
+        "Beta(1.5, 1) has the distribution function b^1.5 on 0 to 1. "
+        "A number with this distribution is made from a uniform one by the inverse function.",
         "b = u^(1 / 1.5). That is the noise level, about; what is asked for is t.",
         "The mean noise level is .600. Public code that draws b another way has .558.",
     ), "Sampling by inversion: P(u^(2/3) <= b) = P(u <= b^1.5) = b^1.5. Then 1 - t = .999 b + .001.",
@@ -89,7 +93,8 @@ def euler(velocity, noise, steps):
         "Draw the table for prefix = 2, answer = 3 on paper, and print what the file makes.",
         "Where is the answer's causal part? Something that belongs below a diagonal is missing.",
         "tril() of a matrix of ones, and then the prefix's square.",
-    ), "As it came, each token of the answer sees the whole answer: the token to be predicted can be read. The loss falls to 0 and nothing is learned.",
+    ), "As it came, each token of the answer sees the whole answer: the token to be predicted can be read. "
+       "The loss falls to 0 and nothing is learned.",
 """\
 def prefix_mask(prefix, answer):
     mask = torch.ones(prefix + answer, prefix + answer, dtype=torch.bool).tril()
@@ -107,7 +112,8 @@ def draw_mask(prefix, draws, horizon):
     "06.1": Key("easy", 5, (
         "Which of the two, K and V, is detached?",
         "Where one looks (K) teaches the VLM as well as what one reads there (V).",
-    ), "As it came, half of the gradient goes back, through V. `detach` makes a new tensor; `detach_` would change the VLM's own, and cut the cross-entropy.",
+    ), "As it came, half of the gradient goes back, through V. `detach` makes a new tensor; "
+       "`detach_` would change the VLM's own, and cut the cross-entropy.",
 """\
 def memory_for_expert(memory, insulate):
     return [(k.detach(), v.detach()) for k, v in memory] if insulate else memory"""),
@@ -160,7 +166,8 @@ def cross_entropy(logits, answer, pad):
 def clip(vlm, expert, limit):
     return tuple(float(torch.nn.utils.clip_grad_norm_(p, limit)) for p in (vlm, expert))"""),
     "09.1": Key("easy", 10, (
-        "A rate x is inside if p is at most z standard deviations from it: (p - x)^2 = z^2 x (1 - x) / n. Solve this for x: both solutions are the ends.",
+        "A rate x is inside if p is at most z standard deviations from it: (p - x)^2 = z^2 x (1 - x) / n. "
+        "Solve this for x: both solutions are the ends.",
         "Centre (p + z^2 / 2n) / (1 + z^2 / n); half width z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2).",
         "At 0 of n and n of n rounding may leave 0 to 1: clip.",
     ), "p +- z sqrt(p (1 - p) / n) has width 0 at 10 of 10. Wilson's interval does not claim to be sure after ten trials.",

@@ -159,7 +159,8 @@ def truth(model, batch):
 
 
 def empty_form(name):
-    return forms.blank(name, cells={letter: dict.fromkeys(CELLS) for letter in PLACEMENTS}, confidence=dict.fromkeys(PLACEMENTS), reasons=dict.fromkeys(REASONS, ""))
+    return forms.blank(name, cells={letter: dict.fromkeys(CELLS) for letter in PLACEMENTS},
+                       confidence=dict.fromkeys(PLACEMENTS), reasons=dict.fromkeys(REASONS, ""))
 
 
 def complete(form):
@@ -199,7 +200,8 @@ def ask(form):
     """Fill in a form at the terminal."""
     print(show())
     print("For each placement: does any gradient get there? `last`: of the VLM's last layer. Answer y or n for each cell, six "
-          "letters such as `ynnyyy`, in this order:\n  " + ", ".join(CELLS) + "\nAt the end you are asked for two reasons, of five words or more.")
+          "letters such as `ynnyyy`, in this order:\n  " + ", ".join(CELLS) + "\n"
+          "At the end you are asked for two reasons, of five words or more.")
     for letter in PLACEMENTS:
         while True:
             said = input(f"{letter}: ").strip().lower().replace(" ", "")
@@ -226,7 +228,8 @@ def show():
     """The seven placements, as code."""
     out = []
     for letter, function in PLACEMENTS.items():
-        head, doc, body = inspect.getsource(function).replace(function.__name__, f"placement_{letter.lower()}", 1).split("\n", 2)       # (names say too much)
+        # Names say too much.
+        head, doc, body = inspect.getsource(function).replace(function.__name__, f"placement_{letter.lower()}", 1).split("\n", 2)
         out.append(f"{letter}. {doc.strip().strip(chr(34))}\n\n{textwrap.indent(head + chr(10) + body.rstrip(), '    ')}\n")
     return "\n".join(out)
 
@@ -364,7 +367,8 @@ def act(args):
             print(json.dumps(result))
             return
         for letter, (accepted, wanted, raised) in result.items():
-            print(f"{letter}: {'accepted' if accepted else 'refused '}  {'right' if accepted == wanted else 'WRONG'}{f'   (it raised {raised})' if raised else ''}")
+            print(f"{letter}: {'accepted' if accepted else 'refused '}  "
+                  f"{'right' if accepted == wanted else 'WRONG'}{f'   (it raised {raised})' if raised else ''}")
             if accepted != wanted:
                 print(textwrap.indent(textwrap.fill(PARAGRAPHS[letter], 96), "   "))
     else:

@@ -109,7 +109,8 @@ def asked():
 @torch.no_grad()
 def places_said(model, tables):
     """What the VLM answers to "where is ...?" about the command's puck on robot pictures: [x, y] each, or None if no place."""
-    prompts = np.stack([language.parse("where is the {} {}?".format(*(names[k] for names, k in zip((world.COLOURS, world.SHAPES), kind, strict=True))))
+    prompts = np.stack([language.parse("where is the {} {}?".format(
+                            *(names[k] for names, k in zip((world.COLOURS, world.SHAPES), kind, strict=True))))
                         for kind in tables.kind[np.arange(len(tables)), tables.target]])
     image = render.robot_camera(tables, model.config.image, model.config.cloth)
     words = model.vlm.generate((torch.from_numpy(image), torch.from_numpy(prompts)), 2).numpy() - language.NUMBER0
@@ -119,7 +120,8 @@ def places_said(model, tables):
 
 def child(out, flags):
     """One arm, in a process of its own: nano_ki.train, and in each check what the lab shows. At the end that once more: shown.json."""
-    c = configuration.parse(["--device", "cpu", "--threads", os.environ["OMP_NUM_THREADS"], "--scenes", str(SCENES), *flags, "--out", str(out), "--overwrite"])
+    c = configuration.parse(["--device", "cpu", "--threads", os.environ["OMP_NUM_THREADS"],
+                             "--scenes", str(SCENES), *flags, "--out", str(out), "--overwrite"])
     if train.train(c, watch=lambda model, data: shown(model)) is None:
         sys.exit(130)                            # (it was stopped)
     program.write_json(Path(out) / "shown.json", shown(checkpoint.load_model(out), c.scenes))
@@ -128,8 +130,9 @@ def child(out, flags):
 def start(out, flags, threads=1):
     """Start a run in a process of its own."""
     with open(f"{out}.log", "wb") as log:
-        return subprocess.Popen([sys.executable, "-m", "tutorials.lab_forgetting", "child", str(out), *flags], cwd=ROOT, stdout=log, stderr=log,
-                                stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+        return subprocess.Popen([sys.executable, "-m", "tutorials.lab_forgetting", "child", str(out), *flags],
+                                cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                                env={**os.environ, "OMP_NUM_THREADS": str(threads)})
 
 
 def points_of(out):
@@ -232,9 +235,10 @@ def result_of(folder):
 def sentence(result):
     """What the numbers say, in one sentence."""
     r = {name: (row["detached"], row["through"]) for name, row in result.items()}
-    return (f"On the three kinds that were shown the two stand at {r['shown'][0]:.2f} and {r['shown'][1]:.2f}; on the twelve that the generalist "
-            f"knew at {r['knew'][0]:.2f} and {r['knew'][1]:.2f}; and of the questions about the book the VLM still answers "
-            f"{r['book'][0]:.2f} with the stop-gradient and {r['book'][1]:.2f} without it.")
+    return (f"On the three kinds that were shown the two stand at {r['shown'][0]:.2f} and {r['shown'][1]:.2f}; "
+            f"on the twelve that the generalist knew at {r['knew'][0]:.2f} and {r['knew'][1]:.2f}; "
+            f"and of the questions about the book the VLM still answers {r['book'][0]:.2f} with the stop-gradient "
+            f"and {r['book'][1]:.2f} without it.")
 
 
 def scored(form, result):
@@ -249,7 +253,8 @@ def report(result, form=None):
     lines = [f"{'':54s}detached  through  difference"]
     for name, row in result.items():
         low, high = row["difference"][1:]
-        apart = f"{row['difference'][0]:+.2f}" + (f" [{low:+.2f}, {high:+.2f}]" if low < high else "") if name != "speed" else f"x {row['detached'] / row['through']:.2f}"
+        apart = (f"{row['difference'][0]:+.2f}" + (f" [{low:+.2f}, {high:+.2f}]" if low < high else "") if name != "speed"
+                 else f"x {row['detached'] / row['through']:.2f}")
         digits = 0 if name == "speed" else 2
         lines.append(f"{MEASURED[name]:54s}{row['detached']:8.{digits}f}{row['through']:9.{digits}f}  {apart}"
                      + (f"   you said: {form['higher'][name]}{'' if form['higher'][name] == row['higher'] else ' (!)'}" if form else ""))
@@ -279,9 +284,11 @@ def ladder(folder, rungs, given=()):
         finally:
             job.terminate()
         summary = compare.read_json(out / "summary.json")
-        print(f"  measured: success {summary['success']['seen']['rate']:.2f} on shown kinds, {summary['success']['new_both']['rate']:.2f} on new ones; "
-              f"the book {book(summary['vqa_before']):.2f} -> {book(summary['vqa_after']):.2f}, robot pictures "
-              f"{book(summary['vqa_before_robot']):.2f} -> {book(summary['vqa_after_robot']):.2f}; {summary['total_seconds']:.0f} s", flush=True)
+        print(f"  measured: success {summary['success']['seen']['rate']:.2f} on shown kinds, "
+              f"{summary['success']['new_both']['rate']:.2f} on new ones; "
+              f"the book {book(summary['vqa_before']):.2f} -> {book(summary['vqa_after']):.2f}, "
+              f"robot pictures {book(summary['vqa_before_robot']):.2f} -> {book(summary['vqa_after_robot']):.2f}; "
+              f"{summary['total_seconds']:.0f} s", flush=True)
 
 
 def same_but_for_the_line(flags):
@@ -330,7 +337,8 @@ def main():
             if args.action == "all" and not form:
                 form = ask("me")
                 form = forms.lock(form, folder / f"form-{form['id'][:8]}.json")
-            watch_both(folder, ["--check-every", str(max(1, c.steps // POINTS)), *flags], lambda line: print(line, file=sys.stderr if args.json else sys.stdout, flush=True))
+            watch_both(folder, ["--check-every", str(max(1, c.steps // POINTS)), *flags],
+                       lambda line: print(line, file=sys.stderr if args.json else sys.stdout, flush=True))
         result = result_of(folder)
         score = {"score": scored(form, result)} if form else {}
         program.write_json(folder / "result.json", {**result, **score, "flags": flags, "commit": program.commit()})

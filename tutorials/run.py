@@ -173,7 +173,8 @@ def main():
     failed = 0
     for number in chosen:
         start = time.perf_counter()
-        print(known[number].name if args.yes or args.all else f"{known[number].name}: read it beside this; here come its questions, and what its blocks print")
+        print(known[number].name if args.yes or args.all
+              else f"{known[number].name}: read it beside this; here come its questions, and what its blocks print")
         wrong = run(known[number], ask=None if args.yes or args.all else answer)
         failed += bool(wrong)
         print("\n".join(wrong) or f"  all as the page says, {time.perf_counter() - start:.0f} s")

@@ -14,31 +14,59 @@ from tutorials.studies import claims
 HERE = Path(__file__).parent
 # A slide: minutes, title, lines, picture ("" for none), what the teacher says and does. Lines that begin with $ are commands.
 SLIDES = [
-    (0, "Who may change what the VLM knows?", ["Knowledge insulation, in 90 minutes", "A robot policy made from a vision-language model, and one line: .detach()"], "results/model.png",
+    (0, "Who may change what the VLM knows?",
+     ["Knowledge insulation, in 90 minutes",
+      "A robot policy made from a vision-language model, and one line: .detach()"], "results/model.png",
      "The room has nano_ki installed. Nobody has trained anything."),
-    (1, "A policy you can talk to", ["$ python -m nano_ki.play", "Three policies push at the same table", "Type: push the cyan ring to the left", "Ask, in several scenes: where is the cyan ring?",
+    (1, "A policy you can talk to", ["$ python -m nano_ki.play", "Three policies push at the same table",
+                                     "Type: push the cyan ring to the left", "Ask, in several scenes: where is the cyan ring?",
                                      "Which of the three has lost something?"], "",
-     "Two minutes alone, then collect: what does post_through do well, and what does it say? Do not explain yet. It pushes; its answers are gone."),
-    (8, "What is inside", ["The VLM reads a picture and words, and leaves keys and values in each layer: its memory", "The action expert reads the memory and turns noise into motion",
-                           "Two losses: cross-entropy for the VLM's words and tokens, flow for the expert"], "results/model.png", "Follow one black arrow from the picture to the motion. Then the coloured ones: who is trained by which loss?"),
-    (12, "Flow matching in one picture", ["Noise at t = 0, the chunk at t = 1", "Trained at one random t, used at several"], "drawings/flow.png", "Page 04. Ask: why not predict the chunk at once? (Two right ways: the mean is wrong.)"),
-    (16, "Who sees whom", ["The VLM never sees the expert", "The expert never sees the FAST tokens: they are the answer"], "drawings/mask.png", "Page 05. Cover one cell and ask what would look better in training and fail in use."),
-    (20, "Predict, and lock it", ["A generalist knows twelve kinds of object", "It gets an expert, trained by flow alone on three other kinds", "Once with .detach(), once without. All else is equal", "$ python -m tutorials.lab_forgetting predict me.json"], "",
+     "Two minutes alone, then collect: what does post_through do well, and what does it say? Do not explain yet. "
+     "It pushes; its answers are gone."),
+    (8, "What is inside", ["The VLM reads a picture and words, and leaves keys and values in each layer: its memory",
+                           "The action expert reads the memory and turns noise into motion",
+                           "Two losses: cross-entropy for the VLM's words and tokens, flow for the expert"], "results/model.png",
+     "Follow one black arrow from the picture to the motion. Then the coloured ones: who is trained by which loss?"),
+    (12, "Flow matching in one picture", ["Noise at t = 0, the chunk at t = 1", "Trained at one random t, used at several"],
+     "drawings/flow.png", "Page 04. Ask: why not predict the chunk at once? (Two right ways: the mean is wrong.)"),
+    (16, "Who sees whom", ["The VLM never sees the expert", "The expert never sees the FAST tokens: they are the answer"],
+     "drawings/mask.png", "Page 05. Cover one cell and ask what would look better in training and fail in use."),
+    (20, "Predict, and lock it",
+     ["A generalist knows twelve kinds of object", "It gets an expert, trained by flow alone on three other kinds",
+      "Once with .detach(), once without. All else is equal", "$ python -m tutorials.lab_forgetting predict me.json"], "",
      "In pairs. Five measures, three answers each, and how sure. Collect the codes before anybody runs."),
-    (27, "Run", ["$ python -m tutorials.lab_forgetting run me.json", "Watch runs/forgetting/page.png", "What would a practitioner see? Only the first curve"], "",
+    (27, "Run", ["$ python -m tutorials.lab_forgetting run me.json", "Watch runs/forgetting/page.png",
+                 "What would a practitioner see? Only the first curve"], "",
      "Two to four minutes. Meanwhile: which of the curves can you measure when you have only the three kinds?"),
-    (33, "What did the class expect?", ["$ python -m tutorials.lab_forgetting class *.json", "Where was the class sure, and wrong?"], "", "Show the class table. Most expect that success on the shown kinds tells."),
-    (38, "Measured, three seeds", ["Left: 600 steps. Right: 1,800. Blue is all that a practitioner sees", "Who picks the learning rate by the shown kinds picks what forgets"], "results/dial.png", "Question 9 of the claims. With the line there is nothing to choose."),
-    (44, "The line", ["    if self.insulate:", "        memory = [(k.detach(), v.detach()) for k, v in memory]", "    return memory", "$ python -m tutorials.check 06.1"], "",
+    (33, "What did the class expect?",
+     ["$ python -m tutorials.lab_forgetting class *.json", "Where was the class sure, and wrong?"], "",
+     "Show the class table. Most expect that success on the shown kinds tells."),
+    (38, "Measured, three seeds", ["Left: 600 steps. Right: 1,800. Blue is all that a practitioner sees",
+                                   "Who picks the learning rate by the shown kinds picks what forgets"],
+     "results/dial.png", "Question 9 of the claims. With the line there is nothing to choose."),
+    (44, "The line", ["    if self.insulate:", "        memory = [(k.detach(), v.detach()) for k, v in memory]",
+                      "    return memory", "$ python -m tutorials.check 06.1"], "",
      "A bug hunt of five minutes: the file detaches K only. What comes back through V? (--hint opens hints one by one.)"),
-    (52, "How do you test it?", ["A test with both halves: flow reaches no weight, cross-entropy reaches all", "A new expert's gates are 0: a test at step 0 passes on any model", "$ python -m nano_ki.probe"], "drawings/gates.png", "Page 07. The lazy test passes three wrong placements."),
-    (58, "And what teaches the VLM?", ["Detached and alone: it keeps everything, and learns nothing", "FAST tokens teach it to act, and erase", "Questions restore", "$ python -m tutorials.lab_forgetting ladder"], "drawings/tokens.png",
+    (52, "How do you test it?", ["A test with both halves: flow reaches no weight, cross-entropy reaches all",
+                                 "A new expert's gates are 0: a test at step 0 passes on any model", "$ python -m nano_ki.probe"],
+     "drawings/gates.png", "Page 07. The lazy test passes three wrong placements."),
+    (58, "And what teaches the VLM?",
+     ["Detached and alone: it keeps everything, and learns nothing", "FAST tokens teach it to act, and erase",
+      "Questions restore", "$ python -m tutorials.lab_forgetting ladder"], "drawings/tokens.png",
      "Four rungs, three to six minutes. Each pair writes down what it expects of each rung first."),
-    (68, "Knowledge insulation", ["Detach, FAST, questions: two losses, one model", "Does the detach still matter, with all of it? Write it down"], "", "Before the next slide: a show of hands."),
+    (68, "Knowledge insulation",
+     ["Detach, FAST, questions: two losses, one model", "Does the detach still matter, with all of it? Write it down"], "",
+     "Before the next slide: a show of hands."),
     (70, "Joint training from the VLM, measured", ["@ki", "@joint", "@pi0", "@frozen"], "",
-     "It does not, in joint training: the VLM's own loss is ten times stronger. A result that a class should meet: honest measurement contradicts the name of the method, here."),
-    (76, "When does it pay?", ["Post-training on narrow data, by flow alone: for all that is not shown", "Shown everything again: pushing is better without, answers are lost", "A VLM that never saw the robot: detached and alone it starves"], "results/map.png", "Page 08, the table: \"May the expert's gradient enter my VLM?\" Each pair says which row their own project is."),
-    (84, "Before you trust somebody's .detach()", ["What would you test?", "Which curve would have warned you?", "At home: pages 04 to 08, and build the policy yourself: tutorials/my_vla.py"], "", "One sentence each. Collect them."),
+     "It does not, in joint training: the VLM's own loss is ten times stronger. A result that a class should meet: "
+     "honest measurement contradicts the name of the method, here."),
+    (76, "When does it pay?", ["Post-training on narrow data, by flow alone: for all that is not shown",
+                               "Shown everything again: pushing is better without, answers are lost",
+                               "A VLM that never saw the robot: detached and alone it starves"], "results/map.png",
+     "Page 08, the table: \"May the expert's gradient enter my VLM?\" Each pair says which row their own project is."),
+    (84, "Before you trust somebody's .detach()",
+     ["What would you test?", "Which curve would have warned you?",
+      "At home: pages 04 to 08, and build the policy yourself: tutorials/my_vla.py"], "", "One sentence each. Collect them."),
 ]
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Knowledge insulation in 90 minutes</title><style>
 * { box-sizing: border-box } body { margin: 0; font: 26px/1.45 system-ui, sans-serif; background: #fff; color: #1c1c1c }
@@ -59,7 +87,8 @@ addEventListener("click", e => show(at + (e.clientX > innerWidth / 3 ? 1 : -1)))
 def arms():
     """{arm: what it is, and its outcome}, in the words of README's table."""
     lines, told = claims.by_arm(claims.read("arms")), {**claims.TOLD, "joint": "the same without the detach"}
-    return {a: f"{told[a]}: {claims.mean(mine, 'success', 'seen', 'rate'):.2f} on seen objects, {claims.mean(mine, 'success', 'new_both', 'rate'):.2f} on new ones, "
+    return {a: f"{told[a]}: {claims.mean(mine, 'success', 'seen', 'rate'):.2f} on seen objects, "
+               f"{claims.mean(mine, 'success', 'new_both', 'rate'):.2f} on new ones, "
                f"answers {claims.answers(mine, 'vqa_after')}" for a, mine in lines.items() if a in told}
 
 
@@ -69,8 +98,10 @@ def slide(minute, title, lines, picture, notes, known):
             name = text[1:]
             return f"<p><b>{name}</b>: {html.escape(known[name])}</p>"
         return f"<code>{html.escape(text.removeprefix('$ '))}</code>" if text.startswith(("$", "    ")) else f"<p>{html.escape(text)}</p>"
-    image = f'<img alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode((HERE / picture).read_bytes()).decode()}">' if picture else ""
-    return f'<section data-from="{minute}"><h1>{html.escape(title)}</h1>{"".join(map(line, lines))}{image}<aside>{html.escape(notes)}</aside></section>'
+    image = (f'<img alt="{html.escape(title)}" '
+             f'src="data:image/png;base64,{base64.b64encode((HERE / picture).read_bytes()).decode()}">' if picture else "")
+    return (f'<section data-from="{minute}"><h1>{html.escape(title)}</h1>{"".join(map(line, lines))}{image}'
+            f'<aside>{html.escape(notes)}</aside></section>')
 
 
 def main():

@@ -46,15 +46,17 @@ DRAWN = ("ki", "joint", "pi0", "frozen")       # arms in the plots; the tables h
 KINDS = ("where", "colour", "shape", "went")   # of question
 TWO_LOSSES = ("ki", "joint", "binned", "ki_no_vlm", "ki_no_fast", "pi0_vlm")          # arms whose VLM has a loss of its own beside flow
 # Arms of README, in the words of a newcomer.
-TOLD = {"ki": "subtask, FAST, questions and flow, with the detach", "pi0": "flow only, without the detach", "pi0_fast": "FAST only; acts token by token",
-        "frozen": "flow only, VLM kept fixed", "post": "a generalist, then flow on three other kinds, with the detach", "post_through": "the same without the detach"}
+TOLD = {"ki": "subtask, FAST, questions and flow, with the detach", "pi0": "flow only, without the detach",
+        "pi0_fast": "FAST only; acts token by token", "frozen": "flow only, VLM kept fixed",
+        "post": "a generalist, then flow on three other kinds, with the detach", "post_through": "the same without the detach"}
 # What each file of lines is, and the command that makes it.
 COMPARE = "python -m tutorials.studies.compare --arms"
 FILES = {
     "default": f"{COMPARE} ki --steps 600 --results tutorials/results/default.jsonl",
     "arms": f"{COMPARE} ki joint pi0 frozen pi0_fast",
     "post": f"{COMPARE} post post_through --no-subtask --results tutorials/results/post.jsonl, and so on: each line says its command",
-    "joint": f"{COMPARE} ki joint --steps 400 --sweep alpha=10,100 --results tutorials/results/joint.jsonl, and so on: each line says its command",
+    "joint": f"{COMPARE} ki joint --steps 400 --sweep alpha=10,100 --results tutorials/results/joint.jsonl, and so on: "
+             "each line says its command",
     "rates": f"{COMPARE} ki pi0 generalist --search --scenes 100",
     "expert": "python -m tutorials.studies.expert RUN, of a run of ki",
     "latency": "python -m tutorials.studies.claims --latency",
@@ -126,7 +128,8 @@ def names(sets):
 
 def drawn(lines, name, arms=DRAWN, x=0):
     """{arm: (xs, rates, lows, highs)} of success on a test set, for draw.curves. x: 0 steps, 1 seconds."""
-    return {arm: tuple(zip(*((point[x], *resampled(point[2])) for point in curve(mine, name)), strict=True)) for arm, mine in by_arm(lines, arms).items()}
+    return {arm: tuple(zip(*((point[x], *resampled(point[2])) for point in curve(mine, name)), strict=True))
+            for arm, mine in by_arm(lines, arms).items()}
 
 
 def speed(points, x=0, rng=None):
@@ -159,28 +162,36 @@ def steps_to(mine, x=0):
 def premise(lines):
     some = lines[:1]
     rows = [["*the VLM before training*", "", "", "", answered(some, "vqa_before"), answered(some, "vqa_before_robot")]]
-    rows += [[f"**{a}**: {ARMS[a][1]}", seeds_of(m), won(m, "seen"), won(m, "new_both"), answered(m, "vqa_after"), answered(m, "vqa_after_robot")]
+    rows += [[f"**{a}**: {ARMS[a][1]}", seeds_of(m), won(m, "seen"), won(m, "new_both"),
+              answered(m, "vqa_after"), answered(m, "vqa_after_robot")]
              for a, m in by_arm(lines, ("reference", "ki", "joint", "ki_no_subtask", "pi0", "frozen", "blind")).items()]
     return table(["", "seeds", "success, seen", "new both", "answers, book", "robot pictures"], rows)
 
 
 def faster(lines):
     arms = by_arm([m for m in lines if m["arm"] != "blind"])
-    draw.curves({"success on seen, against steps": drawn(lines, "seen"), "the same, against seconds (one thread)": drawn(lines, "seen", x=1)},
+    draw.curves({"success on seen, against steps": drawn(lines, "seen"),
+                 "the same, against seconds (one thread)": drawn(lines, "seen", x=1)},
                 RESULTS / "faster.png", 640, 400, 2)
     return table(["arm", "seeds", f"steps to {LEVEL}", "its steps / those of ki", f"seconds to {LEVEL}, one thread"],
-                 [[f"**{arm}**", seeds_of(mine), steps_to(mine), ratio(arms["ki"], mine) if "ki" in arms else "-", steps_to(mine, 1)] for arm, mine in arms.items()])
+                 [[f"**{arm}**", seeds_of(mine), steps_to(mine), ratio(arms["ki"], mine) if "ki" in arms else "-",
+                   steps_to(mine, 1)] for arm, mine in arms.items()])
 
 
 def generalises(lines):
-    draw.curves({f"success, {s.replace('_', ' ')}": drawn(lines, s) for s in ("seen", "new_both")}, RESULTS / "generalises.png", 640, 400, 2)
-    return table(["success", "seeds", *SUITES], [[f"**{arm}**", seeds_of(mine), *(won(mine, of) for of in SUITES.values())] for arm, mine in by_arm(lines).items()])
+    draw.curves({f"success, {s.replace('_', ' ')}": drawn(lines, s) for s in ("seen", "new_both")},
+                RESULTS / "generalises.png", 640, 400, 2)
+    return table(["success", "seeds", *SUITES],
+                 [[f"**{arm}**", seeds_of(mine), *(won(mine, of) for of in SUITES.values())]
+                  for arm, mine in by_arm(lines).items()])
 
 
 def keeps(lines):
     arms = by_arm(lines)
-    draw.curves({f"answers, {p}": {a: ([c["step"] for c in m[0]["checks"]], [np.mean([book(x["checks"][k]["vqa"][p]) for x in m]) for k in range(len(m[0]["checks"]))])
-                                   for a, m in arms.items() if a in DRAWN} for p in ("book", "robot")}, RESULTS / "keeps.png", 640, 400, 2)
+    draw.curves({f"answers, {p}": {a: ([c["step"] for c in m[0]["checks"]],
+                                       [np.mean([book(x["checks"][k]["vqa"][p]) for x in m]) for k in range(len(m[0]["checks"]))])
+                                   for a, m in arms.items() if a in DRAWN} for p in ("book", "robot")},
+                RESULTS / "keeps.png", 640, 400, 2)
     rows = [["*before training*", "", answers(lines[:1], "vqa_before"), answers(lines[:1], "vqa_before_robot")]]
     return table(["answers: where / colour / shape", "seeds", "book", "robot pictures"],
                  rows + [[f"**{a}**", seeds_of(m), answers(m, "vqa_after"), answers(m, "vqa_after_robot")] for a, m in arms.items()])
@@ -189,13 +200,16 @@ def keeps(lines):
 def needed(lines):
     """What teaches the VLM in each arm, and what comes out."""
     rows = []
-    for arm, mine in by_arm(lines, ("ki", "ki_no_vlm", "ki_no_subtask", "ki_no_fast", "pi0_vlm", "pi0", "pi0_fast", "frozen", "binned")).items():
+    for arm, mine in by_arm(lines, ("ki", "ki_no_vlm", "ki_no_subtask", "ki_no_fast",
+                                    "pi0_vlm", "pi0", "pi0_fast", "frozen", "binned")).items():
         c = config_of(mine[0])
-        rows.append([f"**{arm}**", *("yes" * has for has in (c.vlm_samples > 0, c.fast_loss and c.tokens == "fast", c.subtask, c.flow_loss and not c.insulate)), seeds_of(mine),
-                     won(mine, "seen"), won(mine, SUITES["object"]), answered(mine, "vqa_after")])
-    draw.curves({f"success, {s.replace('_', ' ')}": drawn(lines, s, ("ki", "ki_no_vlm", "ki_no_fast", "pi0_vlm", "pi0", "frozen")) for s in ("seen", "new_both")},
-                RESULTS / "needed.png", 640, 400, 2)
-    return table(["what teaches the VLM", "questions", "FAST", "subtask", "flow gradient", "seeds", "seen", "object", "answers, book"], rows)
+        rows.append([f"**{arm}**", *("yes" * has for has in (c.vlm_samples > 0, c.fast_loss and c.tokens == "fast",
+                                                             c.subtask, c.flow_loss and not c.insulate)),
+                     seeds_of(mine), won(mine, "seen"), won(mine, SUITES["object"]), answered(mine, "vqa_after")])
+    draw.curves({f"success, {s.replace('_', ' ')}": drawn(lines, s, ("ki", "ki_no_vlm", "ki_no_fast", "pi0_vlm", "pi0", "frozen"))
+                 for s in ("seen", "new_both")}, RESULTS / "needed.png", 640, 400, 2)
+    return table(["what teaches the VLM", "questions", "FAST", "subtask", "flow gradient",
+                  "seeds", "seen", "object", "answers, book"], rows)
 
 
 def dial(lines):
@@ -207,7 +221,8 @@ def why(lines):
     """How hard either loss pulls at the VLM, first and last, and whether they agree."""
     rows, charts = [], {"gradient of flow / of cross-entropy, on the VLM": {}, "cosine of the two": {}}
     for arm, mine in by_arm(lines, TWO_LOSSES).items():
-        flow, ce, cosine = (np.array([mean(mine, "checks", k, "pull", "VLM", v) for k in range(len(mine[0]["checks"]))]) for v in ("flow", "ce", "cosine"))
+        flow, ce, cosine = (np.array([mean(mine, "checks", k, "pull", "VLM", v) for k in range(len(mine[0]["checks"]))])
+                            for v in ("flow", "ce", "cosine"))
         rows.append([f"**{arm}**", seeds_of(mine), *(f"{flow[k] / ce[k]:.2f}" for k in (0, -1)), *(f"{cosine[k]:+.2f}" for k in (0, -1))])
         for chart, ys in zip(charts.values(), (flow / ce, cosine), strict=True):
             chart[arm] = [c["step"] for c in mine[0]["checks"]], ys
@@ -217,10 +232,14 @@ def why(lines):
 
 def teach(lines):
     """Who teaches the VLM: arms in which one teacher is alone."""
-    teachers = {"ki_no_vlm": "FAST (and the subtask)", "pi0_fast": "FAST, acting token by token", "pi0": "flow", "ki_no_fast": "questions", "frozen": "nobody"}
-    draw.curves({f"success on {s}": {teachers[a]: c for a, c in drawn(lines, s, teachers).items()} for s in ("seen", "new_both")}, RESULTS / "teach.png", 640, 400, 2)
-    return table(["the VLM learns from", "seeds", f"steps to {LEVEL}", "seen", "new both", "answers, book", "places that a linear map reads right"],
-                 [[f"{teachers[a]} (**{a}**)", seeds_of(m), steps_to(m), won(m, "seen"), won(m, "new_both"), answered(m, "vqa_after"), f"{mean(m, 'readable', 'place'):.2f}"]
+    teachers = {"ki_no_vlm": "FAST (and the subtask)", "pi0_fast": "FAST, acting token by token",
+                "pi0": "flow", "ki_no_fast": "questions", "frozen": "nobody"}
+    draw.curves({f"success on {s}": {teachers[a]: c for a, c in drawn(lines, s, teachers).items()}
+                 for s in ("seen", "new_both")}, RESULTS / "teach.png", 640, 400, 2)
+    return table(["the VLM learns from", "seeds", f"steps to {LEVEL}", "seen",
+                  "new both", "answers, book", "places that a linear map reads right"],
+                 [[f"{teachers[a]} (**{a}**)", seeds_of(m), steps_to(m), won(m, "seen"),
+                   won(m, "new_both"), answered(m, "vqa_after"), f"{mean(m, 'readable', 'place'):.2f}"]
                   for a, m in by_arm(lines, teachers).items()])
 
 
@@ -252,7 +271,8 @@ def measure_latency():
                 out.append({"horizon": length, "by": name, "tokens": count,
                             "ms": ms(model.vlm.generate, (image, prompt), model.said + count, model.allowed)})
         if flow:
-            out.extend({"horizon": length, "by": f"flow, {n} steps", "ms": ms(model.act, image, prompt, None, n)} for n in (Config.euler_steps, 10))
+            out.extend({"horizon": length, "by": f"flow, {n} steps", "ms": ms(model.act, image, prompt, None, n)}
+                       for n in (Config.euler_steps, 10))
     _, strokes = episodes.demonstrate(np.random.default_rng(1), 2000, world.KINDS["seen"])
     for horizon in HORIZONS:
         at = np.linspace(0, world.STEPS - 1, horizon)
@@ -271,8 +291,9 @@ def measure_latency():
 
 def runs_faster(lines):
     by = {name: {m["horizon"]: m for m in lines if m["by"] == name} for name in dict.fromkeys(m["by"] for m in lines)}
-    draw.curves({"ms a chunk, against its number of waypoints": {name: ([h for h in of if h in HORIZONS], [m["ms"] for h, m in of.items() if h in HORIZONS])
-                                                                 for name, of in by.items()}}, RESULTS / "latency.png", 640, 400)
+    draw.curves({"ms a chunk, against its number of waypoints":
+                 {name: ([h for h in of if h in HORIZONS], [m["ms"] for h, m in of.items() if h in HORIZONS])
+                  for name, of in by.items()}}, RESULTS / "latency.png", 640, 400)
     lengths = dict.fromkeys(m["horizon"] for m in lines)
     heads = [f"{h} waypoints" if h in HORIZONS else f"{ROBOT[0]} x {ROBOT[1]}" for h in lengths]
     return table(["ms a chunk (tokens)", *heads],
@@ -286,10 +307,13 @@ def runs_faster(lines):
 def every_set(lines):
     arms = by_arm(lines)
     sets = [*world.TEST_SETS, *MORE_SETS]
-    out = [table([what, "seeds", *names(sets)], [[f"**{a}**" + f": {ARMS[a][1]}" * (key == "success"), seeds_of(m), *(won(m, s, key) for s in sets)] for a, m in arms.items()])
+    out = [table([what, "seeds", *names(sets)],
+                 [[f"**{a}**" + f": {ARMS[a][1]}" * (key == "success"), seeds_of(m), *(won(m, s, key) for s in sets)]
+                  for a, m in arms.items()])
            for what, key in (("success", "success"), ("right puck moved most", "right_puck"))]
     out.append(table(["success of ki minus", *names(sets)],
-                     [[f"**{a}**", *(signed(difference(arms["ki"], m, "success", s)) for s in sets)] for a, m in arms.items() if a != "ki" and "ki" in arms]))
+                     [[f"**{a}**", *(signed(difference(arms["ki"], m, "success", s)) for s in sets)]
+                      for a, m in arms.items() if a != "ki" and "ki" in arms]))
     return "\n\n".join(out)
 
 
@@ -307,7 +331,8 @@ def every_answer(lines):
     rows = [["*before training*", *(answers(lines[:1], f"vqa_before{where}", kinds=KINDS) for where in ("", "_robot")), "", "", "", ""]]
     for a, m in by_arm(lines).items():
         rows.append([f"**{a}**", *(answers(m, f"vqa_after{where}", kinds=KINDS) for where in ("", "_robot")),
-                     *(answers(m, "vqa_restricted", p) for p in ("book", "robot")), answers(m, "readable", kinds=("place", "colour", "shape")), f"{mean(m, 'train_seconds'):.0f}"])
+                     *(answers(m, "vqa_restricted", p) for p in ("book", "robot")),
+                     answers(m, "readable", kinds=("place", "colour", "shape")), f"{mean(m, 'train_seconds'):.0f}"])
     return table(["answers: where / colour / shape / went", "book", "robot pictures", "book, right category", "robot, right category",
                   "a linear map on the memory: place / colour / shape", "seconds of training, one thread"], rows)
 
@@ -316,9 +341,11 @@ def every_place(lines):
     arms = {a: m for a, m in by_arm(lines).items() if all("bend" in x and "landing" in x for x in m)}
     sets, places = (list(next(iter(arms.values()))[0][key]) for key in ("bend", "landing"))
     return "\n\n".join((
-        table(["how far off a linear map reads the goal, table units", *names(sets)], [[f"**{a}**", *(f"{mean(m, 'bend', s):.3f}" for s in sets)] for a, m in arms.items()]),
+        table(["how far off a linear map reads the goal, table units", *names(sets)],
+              [[f"**{a}**", *(f"{mean(m, 'bend', s):.3f}" for s in sets)] for a, m in arms.items()]),
         table(["how far off the landing place: as said / as planned", *names(places)],
-              [[f"**{a}**", *(" / ".join("-" if m[0]["landing"][s][how] is None else f"{mean(m, 'landing', s, how):.3f}" for how in ("said", "planned")) for s in places)]
+              [[f"**{a}**", *(" / ".join("-" if m[0]["landing"][s][how] is None else f"{mean(m, 'landing', s, how):.3f}"
+                                         for how in ("said", "planned")) for s in places)]
                for a, m in arms.items()])))
 
 
@@ -328,7 +355,8 @@ def every_pull(lines):
         for c, which in ((0, "first check"), (-1, "last check")):
             parts = list(mine[0]["checks"][c]["pull"])
             rows.append([f"**{arm}**", f"{which}, step {mine[0]['checks'][c]['step']}",
-                         *(f"{mean(mine, 'checks', c, 'pull', p, 'flow'):.3f} / {mean(mine, 'checks', c, 'pull', p, 'ce'):.2f} / {mean(mine, 'checks', c, 'pull', p, 'cosine'):+.2f}"
+                         *(f"{mean(mine, 'checks', c, 'pull', p, 'flow'):.3f} / {mean(mine, 'checks', c, 'pull', p, 'ce'):.2f} / "
+                           f"{mean(mine, 'checks', c, 'pull', p, 'cosine'):+.2f}"
                            for p in parts)])
     return table(["gradient of flow / of cross-entropy / cosine", "when", *parts], rows) if rows else ""
 
@@ -343,7 +371,8 @@ def every_rate(lines):
 
 def expert_alone(lines):
     return table(["setting", "ms a step", "success on seen after (seconds: steps)"],
-                 [[m["setting"], m["ms_a_step"], ", ".join(f"**{rate:.2f}** ({seconds}: {steps})" for seconds, steps, rate in m["curve"])] for m in lines])
+                 [[m["setting"], m["ms_a_step"],
+                   ", ".join(f"**{rate:.2f}** ({seconds}: {steps})" for seconds, steps, rate in m["curve"])] for m in lines])
 
 
 # -- pages --------------------------------------------------------------------------------------------
@@ -352,44 +381,98 @@ def expert_alone(lines):
 # title, file of lines, what makes the table, picture, the answer (a sentence, written by hand from the table)
 QUESTIONS = [
     ("0. Is the premise given?", "arms", premise, None,
-     "What the VLM knows does not suffice, and it can be lost. Left frozen it brings success on seen to .59, six tenths of `ki`. Trained by flow alone (`pi0`, at the lower of the two rates that were tried) it answers .92 of the questions about the book, and a third of the success on new both is gone. A policy that is not told which object and which goal (`blind`) succeeds in .01 of the scenes. Without its subtask `ki` has .54 on new both (one seed)."),
+     "What the VLM knows does not suffice, and it can be lost. Left frozen it brings success on seen to .59, six tenths "
+     "of `ki`. Trained by flow alone (`pi0`, at the lower of the two rates that were tried) it answers .92 of the "
+     "questions about the book, and a third of the success on new both is gone. A policy that is not told which object "
+     "and which goal (`blind`) succeeds in .01 of the scenes. Without its subtask `ki` has .54 on new both (one seed)."),
     ("1. Faster?", "arms", faster, "faster.png",
-     "No. `ki`, `joint` and `pi0` all need 270 to 300 steps to a success of .8, and of these `pi0` is first in seconds. In the paper `ki` needs up to 7.5 times fewer than flow alone. With questions but without subtask and FAST (`pi0_vlm`, `ki_no_fast`) it takes about twice as many; on a frozen VLM, or by FAST alone, .8 is not reached in 800. From a generalist (`two_stage`) it takes 250."),
+     "No. `ki`, `joint` and `pi0` all need 270 to 300 steps to a success of .8, and of these `pi0` is first in seconds. "
+     "In the paper `ki` needs up to 7.5 times fewer than flow alone. With questions but without subtask and FAST "
+     "(`pi0_vlm`, `ki_no_fast`) it takes about twice as many; on a frozen VLM, or by FAST alone, .8 is not reached in "
+     "800. From a generalist (`two_stage`) it takes 250."),
     ("2. Runs faster?", "latency", runs_faster, "latency.png",
-     "Yes: a chunk by flow takes 2.5 to 2.8 ms on one core however many numbers it has, and a FAST token about half a millisecond. At a humanoid's shape (30 steps of 26 dimensions, 61 tokens and <end>; random weights) flow is 8.6 times as fast as FAST tokens and 140 times as fast as one token a number."),
+     "Yes: a chunk by flow takes 2.5 to 2.8 ms on one core however many numbers it has, and a FAST token about half a "
+     "millisecond. At a humanoid's shape (30 steps of 26 dimensions, 61 tokens and <end>; random weights) flow is 8.6 "
+     "times as fast as FAST tokens and 140 times as fast as one token a number."),
     ("3. Generalises?", "arms", generalises, "generalises.png",
-     "All arms that push well generalise to left-out places, goals and second commands. To new objects those generalise whose VLM is still taught words about objects: a subtask (`ki`, `joint` .96, without questions .91) or questions (`pi0_vlm` .84, `ki_no_fast` .83). Flow alone reaches .72. With one token a number in place of FAST (`binned`) it is .88."),
+     "All arms that push well generalise to left-out places, goals and second commands. To new objects those generalise "
+     "whose VLM is still taught words about objects: a subtask (`ki`, `joint` .96, without questions .91) or questions "
+     "(`pi0_vlm` .84, `ki_no_fast` .83). Flow alone reaches .72. With one token a number in place of FAST (`binned`) it "
+     "is .88."),
     ("4. Keeps knowledge?", "arms", keeps, "keeps.png",
-     "Whoever goes on being asked keeps the book, and learns to answer about the robot's table. An arm with a subtask and no questions keeps only the places (`ki_no_vlm`); `pi0` loses a tenth of the book's shapes, and on the robot's table finds colours and shapes but no longer places; FAST alone loses nearly every answer."),
+     "Whoever goes on being asked keeps the book, and learns to answer about the robot's table. An arm with a subtask "
+     "and no questions keeps only the places (`ki_no_vlm`); `pi0` loses a tenth of the book's shapes, and on the "
+     "robot's table finds colours and shapes but no longer places; FAST alone loses nearly every answer."),
     ("5. Both losses needed? VLM data needed?", "arms", needed, "needed.png",
-     "For new objects the VLM must be taught words. The words of the subtask nearly suffice: with them and FAST, without questions, new objects are still pushed at .91, but colours and shapes are forgotten. Questions alone reach .87 on seen, flow alone .95 and .72 on new objects; FAST without the subtask is not learned in 800 steps."),
+     "For new objects the VLM must be taught words. The words of the subtask nearly suffice: with them and FAST, "
+     "without questions, new objects are still pushed at .91, but colours and shapes are forgotten. Questions alone "
+     "reach .87 on seen, flow alone .95 and .72 on new objects; FAST without the subtask is not learned in 800 steps."),
     ("6. Does the detach save one from choosing a rate?", "post", dial, "dial.png",
-     "Yes. As the recipe comes, the expert reads the words of the subtask, and without the detach flow ruins them. The lower the VLM's rate, the less. At .001 success is .81 on the shown kinds and .52 on new both (with the detach .91 and .81), and after 1,800 steps .65 and .40 (.97 and .91). At .0003, a thirtieth of the generalist's own rate, the two are equal after 600 steps, and no longer after 1,800 (.93 and .71). If the expert reads no subtask, the damage is hidden: whoever picks the rate by success on the shown kinds picks .01 or .03 (.95 each after 600 steps), and has .55 or .38 on the twelve kinds, where the detach has .82. Trained three times as long the pick is .01 (.98), with .50 on the twelve and .03 of the answers, where the detach has .90 and .98."),
+     "Yes. As the recipe comes, the expert reads the words of the subtask, and without the detach flow ruins them. The "
+     "lower the VLM's rate, the less. At .001 success is .81 on the shown kinds and .52 on new both (with the detach "
+     ".91 and .81), and after 1,800 steps .65 and .40 (.97 and .91). At .0003, a thirtieth of the generalist's own "
+     "rate, the two are equal after 600 steps, and no longer after 1,800 (.93 and .71). If the expert reads no subtask, "
+     "the damage is hidden: whoever picks the rate by success on the shown kinds picks .01 or .03 (.95 each after 600 "
+     "steps), and has .55 or .38 on the twelve kinds, where the detach has .82. Trained three times as long the pick is "
+     ".01 (.98), with .50 on the twelve and .03 of the answers, where the detach has .90 and .98."),
     ("7. Why does the detach change so little in joint training?", "arms", why, "why.png",
-     "Because flow pulls at the VLM about a tenth as hard as the cross-entropy, in an unrelated direction (cosine near 0). As long as the VLM has a loss of its own, there is little to insulate from."),
+     "Because flow pulls at the VLM about a tenth as hard as the cross-entropy, in an unrelated direction (cosine near "
+     "0). As long as the VLM has a loss of its own, there is little to insulate from."),
     ("8. Who teaches the VLM new sights faster?", "arms", teach, "teach.png",
-     "FAST with the subtask and flow alone are equal (.96 and .95 on seen after 800 steps), questions come after them (.87), and FAST tokens alone, acting token by token, stay at .15. So it is the subtask's words that teach. In the paper FAST teaches faster than flow; here it does not."),
+     "FAST with the subtask and flow alone are equal (.96 and .95 on seen after 800 steps), questions come after them "
+     "(.87), and FAST tokens alone, acting token by token, stay at .15. So it is the subtask's words that teach. In the "
+     "paper FAST teaches faster than flow; here it does not."),
     ("9. When does the line decide?", "post joint arms", mapped, "map.png",
-     "In post-training on less than the generalist knows. It knows twelve kinds and gets a new expert, trained by flow alone on three others. As the recipe comes, the expert reads the words of a subtask. Without the detach flow ruins these words, and nothing works any more: .09 on the twelve, .16 on the shown kinds (with it .89 and .91). Without a subtask the damage is hidden: on the shown kinds it looks better without the detach (.95, with it .87), but on the twelve it has .55 (with it .82), and .13 of the answers (.98). The longer the training and the higher the VLM's rate, the larger the difference: after 200 steps only answers have begun to go (.68), after 1,800 the twelve have .50 and .90. The detach has a price where much is shown: after all 48 kinds the policy pushes new both at .81 without it and .68 with it. With questions in the batch (and with them a loss on the subtask's words) it changes nothing: new both .87 with it and .90 without it. In joint training no difference could be told from chance, at any rate, alpha, share of questions or number of kinds shown. Only where no other loss teaches the VLM, the detach leaves it untaught (.59 on seen in place of .95)."),
+     "In post-training on less than the generalist knows. It knows twelve kinds and gets a new expert, trained by flow "
+     "alone on three others. As the recipe comes, the expert reads the words of a subtask. Without the detach flow "
+     "ruins these words, and nothing works any more: .09 on the twelve, .16 on the shown kinds (with it .89 and .91). "
+     "Without a subtask the damage is hidden: on the shown kinds it looks better without the detach (.95, with it .87), "
+     "but on the twelve it has .55 (with it .82), and .13 of the answers (.98). The longer the training and the higher "
+     "the VLM's rate, the larger the difference: after 200 steps only answers have begun to go (.68), after 1,800 the "
+     "twelve have .50 and .90. The detach has a price where much is shown: after all 48 kinds the policy pushes new "
+     "both at .81 without it and .68 with it. With questions in the batch (and with them a loss on the subtask's words) "
+     "it changes nothing: new both .87 with it and .90 without it. In joint training no difference could be told from "
+     "chance, at any rate, alpha, share of questions or number of kinds shown. Only where no other loss teaches the "
+     "VLM, the detach leaves it untaught (.59 on seen in place of .95)."),
 ]
 # title, file of lines, what makes the tables, what to know
 TABLES = [
     ("The default run", "default", by_default,
-     "600 steps. The arms of all other tables have 800, for those that learn slowly; `ki` gains .01 from them. The 600 were chosen in validation scenes, where three seeds have .97 on seen, .94 on new shapes and .92 on new both."),
+     "600 steps. The arms of all other tables have 800, for those that learn slowly; `ki` gains .01 from them. The 600 "
+     "were chosen in validation scenes, where three seeds have .97 on seen, .94 on new shapes and .92 on new both."),
     ("Every test set", "arms", every_set,
-     "*Five pucks*: five on the table. *Only colour said*, *only shape said*: commands in which the other word is left out, and which only one puck fits. The reference is shown all 48 kinds and nothing is left out for it, so that it says how hard each set is."),
+     "*Five pucks*: five on the table. *Only colour said*, *only shape said*: commands in which the other word is left "
+     "out, and which only one puck fits. The reference is shown all 48 kinds and nothing is left out for it, so that it "
+     "says how hard each set is."),
     ("Every answer", "arms", every_answer,
-     "*Went*: a question about two pages, which the VLM has half learned. *Right category*: only words of the right kind may be answered, so that a VLM that lost just the habit of answering is not counted as ignorant. The linear map is fitted on 2,000 robot pictures. Seconds are those of one thread beside another, on a busy machine."),
+     "*Went*: a question about two pages, which the VLM has half learned. *Right category*: only words of the right "
+     "kind may be answered, so that a VLM that lost just the habit of answering is not counted as ignorant. The linear "
+     "map is fitted on 2,000 robot pictures. Seconds are those of one thread beside another, on a busy machine."),
     ("Where the goal is, and where the finger lands", "arms", every_place,
-     "In table units; success allows .15. The goal is not bent by new words. *Said*: the words of the subtask (no more than .03 can be said in words of .075); *planned*: the expert's fifth waypoint. In half of the training samples the expert of an arm with a subtask is told the goal, the finger's place and the subtask alone; before that it planned to .055 on new both, and success there differed by .10 from seed to seed (.92 .85 .95; now .91 .94 .96)."),
+     "In table units; success allows .15. The goal is not bent by new words. *Said*: the words of the subtask (no more "
+     "than .03 can be said in words of .075); *planned*: the expert's fifth waypoint. In half of the training samples "
+     "the expert of an arm with a subtask is told the goal, the finger's place and the subtask alone; before that it "
+     "planned to .055 on new both, and success there differed by .10 from seed to seed (.92 .85 .95; now .91 .94 .96)."),
     ("What either loss would do to the VLM", "arms", every_pull,
      "Gradient norms before clipping, on one batch, if both losses reached the VLM, by its parts."),
     ("The map, with its intervals", "post joint arms", post.tables,
-     "With / without the detach: difference [95 % interval]. Where all demonstrated kinds are those of *seen*, that is what is shown. Samples a second: rows ran on different machines and beside other work; compare within a row. A generalist of a seed was trained twice, on two machines (.675 and .685 on seen, for example); rows of one seed may begin at either. Alpha is not turned in post-training: flow is the only loss there, and the optimisers make its steps as large whatever alpha is."),
+     "With / without the detach: difference [95 % interval]. Where all demonstrated kinds are those of *seen*, that is "
+     "what is shown. Samples a second: rows ran on different machines and beside other work; compare within a row. A "
+     "generalist of a seed was trained twice, on two machines (.675 and .685 on seen, for example); rows of one seed "
+     "may begin at either. Alpha is not turned in post-training: flow is the only loss there, and the optimisers make "
+     "its steps as large whatever alpha is."),
     ("How the learning rates were chosen", "rates", every_rate,
-     "By success in validation scenes (100 in each set), the same grid for each arm; what is within .02 of the best counts as equal, and of equals the lowest rate is taken: .003 for `ki`, `pi0` and `pi0_fast`, .01 for the generalist, whose FAST tokens are not learned at .003. The other arms are `ki` with something changed, and take its rate. `ki`, `pi0` and the generalist were searched with an expert of width 96, four draws in two updates, rates that fell later and no hidden picture."),
+     "By success in validation scenes (100 in each set), the same grid for each arm; what is within .02 of the best "
+     "counts as equal, and of equals the lowest rate is taken: .003 for `ki`, `pi0` and `pi0_fast`, .01 for the "
+     "generalist, whose FAST tokens are not learned at .003. The other arms are `ki` with something changed, and take "
+     "its rate. `ki`, `pi0` and the generalist were searched with an expert of width 96, four draws in two updates, "
+     "rates that fell later and no hidden picture."),
     ("The expert alone", "expert", expert_alone,
-     "A new expert on the finished VLM of a `ki` run; one seed, 200 validation scenes, so that differences below .07 may be chance. Measured before the expert went without the picture in half of the samples. On a memory that stays nothing that was tried is clearly faster than the default. Two waypoints in a token learn faster than one; a wide expert is slow; a fifth layer that reads the VLM's output adds nothing: what the expert needs stands in the keys and values already."),
+     "A new expert on the finished VLM of a `ki` run; one seed, 200 validation scenes, so that differences below .07 "
+     "may be chance. Measured before the expert went without the picture in half of the samples. On a memory that stays "
+     "nothing that was tried is clearly faster than the default. Two waypoints in a token learn faster than one; a wide "
+     "expert is slow; a fifth layer that reads the VLM's output adds nothing: what the expert needs stands in the keys "
+     "and values already."),
 ]
 PREFACE = """Written by `python -m tutorials.studies.claims` from the lines beside this page; do not edit it. All arms but the
 reference have the same demonstrations, steps and scenes (400 in each test set) for each seed. What an arm is: [a wide table](tables.md#every-test-set).

@@ -43,8 +43,10 @@ ARMS = {
     "generalist": (["--recipe", "generalist"], "FAST and text, no expert: acting token by token"),
     "post": (["--recipe", "post", *STAGE_ONE], "a generalist, then flow only on three kinds, with the stop-gradient"),
     "post_through": (["--recipe", "post", "--no-insulate", *STAGE_ONE], "the same without the stop-gradient"),
-    "post_tenth": (["--recipe", "post", "--no-insulate", "--threads", "1", *STAGE_ONE], "the same, a tenth of the flow gradient let through"),
-    "post_late": (["--recipe", "post", "--no-insulate", "--threads", "1", *STAGE_ONE], "the same, stopped for half of the steps, then let through"),
+    "post_tenth": (["--recipe", "post", "--no-insulate", "--threads", "1", *STAGE_ONE],
+                   "the same, a tenth of the flow gradient let through"),
+    "post_late": (["--recipe", "post", "--no-insulate", "--threads", "1", *STAGE_ONE],
+                  "the same, stopped for half of the steps, then let through"),
     "post_held": (["--recipe", "post", "--no-insulate", "--threads", "1", *STAGE_ONE], "let through, features held to a frozen copy's"),
     "two_stage": (STAGE_ONE, "FAST and text first, then a fresh expert: ki from a generalist"),
     "two_stage_joint": (["--recipe", "joint", *STAGE_ONE], "the same, not insulated"),
@@ -63,7 +65,9 @@ OWN = {"seed", "out", "resume", "overwrite"}   # settings that a comparison sets
 CHILDREN = []                                  # all processes that were started
 QUICK = ("ki", "pi0", "frozen")                # for --quick: a quarter of an hour on two slow cores
 GRID = (.003, .01)                             # VLM rates (Muon and AdamW alike) of --search
-SAME_RATE = dict.fromkeys(("reference", "joint", "ki_no_subtask", "ki_no_vlm", "joint_no_vlm", "ki_no_fast", "pi0_vlm", "binned", "two_stage", "two_stage_joint"), "ki")    # ki, with something changed
+# ki, with something changed.
+SAME_RATE = dict.fromkeys(("reference", "joint", "ki_no_subtask", "ki_no_vlm", "joint_no_vlm",
+                           "ki_no_fast", "pi0_vlm", "binned", "two_stage", "two_stage_joint"), "ki")
 TIE = .02                                      # of mean success in a search: twice its standard error, about
 SEARCH_SEED = 100                              # of its demonstrations; its scenes are not the test's either
 CHECK_EVERY = 100                              # steps between points of a curve
@@ -120,7 +124,8 @@ def run(arm, seed, flags, results, root, threads):
     line, more = read_json(out / "summary.json"), {} if searching else read_json(out / "more.json")
     for key in ("success", "right_puck"):
         more[key] = {**line[key], **more.get(key, {})}
-    line = {"arm": arm, "flags": flags, "command": " ".join([f"python -m {PROGRAMS.get(arm, 'nano_ki.train')}", *command]), "threads": threads,
+    line = {"arm": arm, "flags": flags,
+            "command": " ".join([f"python -m {PROGRAMS.get(arm, 'nano_ki.train')}", *command]), "threads": threads,
             **line, **more, "checks": checks}
     checkpoint.add_metrics(results, line)
     print(f"{arm} seed {seed} {' '.join(flags)}: "
@@ -300,8 +305,11 @@ def main():
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
     search = lines_of(RESULTS / "rates.jsonl")
     changes = swept(args.sweep) if args.sweep else [[]]
-    ahead = [("generalist", seed, stage_one([*change, *flags])) for seed in args.seeds for change in changes if any("GENERALIST" in ARMS[arm][0] for arm in args.arms)]
-    ahead = [job for k, job in enumerate(ahead) if job not in ahead[:k] and not (folder_of(*job, args.folder) / "summary.json").exists()]     # (one serves all that follows)
+    ahead = [("generalist", seed, stage_one([*change, *flags])) for seed in args.seeds for change in changes
+             if any("GENERALIST" in ARMS[arm][0] for arm in args.arms)]
+    # One serves all that follows.
+    ahead = [job for k, job in enumerate(ahead)
+             if job not in ahead[:k] and not (folder_of(*job, args.folder) / "summary.json").exists()]
     failed = run_all(ahead, results, args.folder, args.jobs, threads) if ahead else 0
     jobs = []
     for seed in args.seeds:

@@ -62,7 +62,8 @@ class Deeper(VLA):
 
 def learn(model, data, seconds, scenes):
     """Train model.expert alone for so many seconds of training. Returns [(seconds, steps, success on seen)]."""
-    c, both, step, spent, curve = model.config, optimisers(model.expert, model.config.expert_rate, .15 * model.config.expert_rate), 0, 0., []
+    c, both, step, spent, curve = (
+        model.config, optimisers(model.expert, model.config.expert_rate, .15 * model.config.expert_rate), 0, 0., [])
     while len(curve) < CHECKS:
         start, batch = time.perf_counter(), data.batch(step)
         with torch.no_grad():
@@ -94,7 +95,8 @@ def main():
     for name in [args.only] if args.only else SETTINGS:
         changed, patch = SETTINGS[name]
         given = config.parse([*changed, *flags, "--recipe", "frozen", "--vlm-samples", "0", "--device", "cpu"])
-        c = replace(run.config, **{key: getattr(given, key) for key in ("flow_draws", "expert_updates", "expert_width", "expert_rate", "warmup")},
+        c = replace(run.config, **{key: getattr(given, key)
+                                   for key in ("flow_draws", "expert_updates", "expert_width", "expert_rate", "warmup")},
                     insulate=True, fast_loss=False, vlm_samples=0, validate=True)
         expert.PATCH = patch
         torch.manual_seed(c.seed)

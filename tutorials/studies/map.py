@@ -19,12 +19,14 @@ from tutorials.studies import compare
 from tutorials.studies.compare import RESULTS, book, config_of, curve, difference, first_at, lines_of, table
 
 SIDES = {           # what is compared: (key in a line, test sets); first what a practitioner sees
-    "shown kinds": ("success", "shown"), "twelve kinds": ("success", "seen"), "new colours": ("success", "new_colour"), "new both": ("success", "new_both"),
+    "shown kinds": ("success", "shown"), "twelve kinds": ("success", "seen"),
+    "new colours": ("success", "new_colour"), "new both": ("success", "new_both"),
     "right puck, new colours": ("right_puck", "new_colour"), "right puck, new both": ("right_puck", "new_both"),
 }
 DRAWN = ("shown kinds", "twelve kinds", "new colours", "new both")
 WORDS = {           # settings that are turned -> how a row is called
-    "steps": "{:,} steps", "vlm_rate": "VLM rate {:g}", "kinds": "{} kinds shown", "vlm_samples": "{} questions", "fast_loss": ("no FAST", "FAST"),
+    "steps": "{:,} steps", "vlm_rate": "VLM rate {:g}", "kinds": "{} kinds shown",
+    "vlm_samples": "{} questions", "fast_loss": ("no FAST", "FAST"),
     "alpha": "alpha {:g}", "subtask": ("no subtask", "subtask"), "tokens": "{} tokens", "start": "from a generalist",
 }
 WAYS = {"post_tenth": "a tenth of the gradient", "post_late": "stopped for half of the steps", "post_held": "features held to a copy's"}
@@ -44,7 +46,8 @@ def pairs(lines):
         if c.vlm_learns:
             return runs.get((c, ""), {})
         # Nothing teaches the VLM then, and its rate changes nothing: runs without the detach at all rates share those with it.
-        return next((found for (d, way), found in runs.items() if not way and d == replace(c, vlm_rate=d.vlm_rate, vlm_adam=d.vlm_adam)), {})
+        return next((found for (d, way), found in runs.items() if not way
+                     and d == replace(c, vlm_rate=d.vlm_rate, vlm_adam=d.vlm_adam)), {})
     for (c, way), through in runs.items():
         if not c.insulate:
             stopped = detached(c)
@@ -117,7 +120,9 @@ def tables(lines, brief=False):
     out = []
     for name, base, mine in bases(lines):
         found, rows = rows_of(mine, base), []
-        sides = [side for side in (DRAWN if brief else SIDES) if side != "shown kinds" or any("shown" in m["success"] for row in found for m in row[2])]     # (else these are the twelve)
+        # Else these are the twelve.
+        sides = [side for side in (DRAWN if brief else SIDES) if side != "shown kinds"
+                 or any("shown" in m["success"] for row in found for m in row[2])]
         for label, _, ours, theirs in found:
             pace = [f"{np.mean([m['samples_a_second'] for m in ours]):.0f} / {np.mean([m['samples_a_second'] for m in theirs]):.0f}",
                     " / ".join(map(seconds_to, (ours, theirs))).strip(" /")]
@@ -184,7 +189,8 @@ def plot_dial(lines, path=RESULTS / "dial.png"):
     charts = {}
     for what, runs in dial(lines).items():
         chart = charts[f"{what}, against the VLM's rate"] = {}
-        for name, value, k in (("shown kinds", rate_of, 2), ("twelve kinds", rate_of, 2), ("answers, book", lambda mine, _: answers(mine), 2), ("twelve kinds", rate_of, 1)):
+        for name, value, k in (("shown kinds", rate_of, 2), ("twelve kinds", rate_of, 2),
+                               ("answers, book", lambda mine, _: answers(mine), 2), ("twelve kinds", rate_of, 1)):
             chart[name + ", detached" * (k == 1)] = [r[0] for r in runs], [value(r[k], name) for r in runs]
     if charts:
         draw.curves(charts, path, 640, 400, 2, log=True)
@@ -195,7 +201,8 @@ def dial_table(lines):
     rows = []
     for what, tried in dial(lines).items():
         picked, kept = (max(tried, key=key) for key in (lambda r: rate_of(r[2], "shown kinds"), lambda r: answers(r[2])))
-        for how, rate, runs in (("picked by the shown kinds", picked[0], picked[2]), ("keeps most answers", kept[0], kept[2]), ("none: with the detach", "-", picked[1])):
+        for how, rate, runs in (("picked by the shown kinds", picked[0], picked[2]),
+                                ("keeps most answers", kept[0], kept[2]), ("none: with the detach", "-", picked[1])):
             rows.append([what, how, rate, len(runs), *(f"{rate_of(runs, side):.2f}" for side in DRAWN), f"{answers(runs):.2f}"])
     return table(["what is trained", "how the VLM's rate is chosen", "rate", "seeds", *DRAWN, "answers, book"], rows)
 
