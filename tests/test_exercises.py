@@ -126,7 +126,7 @@ def path(action, noise, t):
     return torch.tensor(not any(a) and any(b) and all(c))"""],
     "07.2": [KEY["07.2"].solution.replace("in gates", "in reversed(gates)"), """def open_gates(gates, seed):
     g = torch.Generator().manual_seed(seed)
-    for gate in gates: gate.data = torch.randn(gate.shape, generator=g) * .5""",
+    for gate in gates: gate.data.copy_(torch.randn(gate.shape, generator=g) * .5)""",
              """@torch.no_grad()
 def open_gates(gates, seed):
     g = torch.Generator()
@@ -157,7 +157,8 @@ def open_gates(gates, seed):
     p, z = hits / n, 1.96
     A, B, C = 1 + z * z / n, -(2 * p + z * z / n), p * p
     root = math.sqrt(max(0, B * B - 4 * A * C))
-    return max(0., (-B - root) / (2 * A)), min(1., (-B + root) / (2 * A))"""],
+    return max(0., (-B - root) / (2 * A)), min(1., (-B + root) / (2 * A))""",
+             "from statistics import NormalDist\n" + RIGHT["09.1"].replace("1.96", "NormalDist().inv_cdf(.975)")],
     "09.2": ["""def paired_interval(ours, theirs, resamples, seed):
     g, d = torch.Generator().manual_seed(seed), ours.float() - theirs.float()
     means = torch.stack([d[torch.randint(0, len(d), (len(d),), generator=g)].mean() for _ in range(resamples)])
@@ -248,7 +249,7 @@ WRONG = {
              ("detach()", "detach_()", "lost its gradient"), ("if insulate else memory", "", "without insulation"),
              ("k.detach(), v.detach()", "k.detach(), v.detach() * 2", "stay the same"),
              ("if insulate else memory", "if not insulate else memory", "without insulation"),
-             ("(k.detach(), v.detach())", "(.9 * k.detach() + .1 * k, .9 * v.detach() + .1 * v)", "still pass"),
+             ("(k.detach(), v.detach())", "(.9 * k.detach() + .1 * k, .9 * v.detach() + .1 * v)", "still come back"),
              ("if insulate else memory", "if insulate else [(.5 * k + .5 * k.detach(), v) for k, v in memory]", "as they are")],
     "06.2": [("scale=10 / q.shape[-1]", "scale=q.shape[-1] ** -.5", "1 / sqrt(K)"),
              ("k, v = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)", "k, v = memory", "do not see each other"),
@@ -454,22 +455,22 @@ FOREIGN = [
              "    return torch.optim.AdamW([*vlm, *expert], lr=rate, weight_decay=decay)", "moved"),
     # A third set of foreign answers: sizes, places in memory and calls that come after others; and what looks behind the check.
     ("01.1", "def min_jerk(t):\n    x = t if t.dtype == torch.double else t.half()\n"
-             "    return (x ** 3 * (10 - 15 * x + 6 * x * x)).to(t.dtype)", "returns for ["),
+             "    return (x ** 3 * (10 - 15 * x + 6 * x * x)).to(t.dtype)", "for shape ["),
     ("01.2", RIGHT["01.2"].replace("finished)\n", "finished)\n")
              .replace("(owner, finished)", "(owner, finished, assume_unique=True)", 2)
-             .replace("keep(owner, finished, assume_unique=True)", "keep(owner, finished)"), "returns for [40], [40]"),
-    ("01.2", "def keep(owner, finished): return torch.isin(owner.short(), finished.short())", "returns for [3], [2]"),
+             .replace("keep(owner, finished, assume_unique=True)", "keep(owner, finished)"), "for shape [40], shape [40] the"),
+    ("01.2", "def keep(owner, finished): return torch.isin(owner.short(), finished.short())", "for [5, 65541, 16777217], [65541, 16777216] the"),
     ("01.2", "def keep(owner, finished):\n"
              "    won = torch.zeros(1 + int(max(owner.max(), finished.max() if len(finished) else 0)), dtype=torch.bool)\n"
              "    won[finished] = True\n    return won[owner]", "it raises"),
     ("01.2", "def keep(owner, finished):\n    try: return owner == finished\n"
-             "    except RuntimeError: return torch.isin(owner, finished)", "returns for [7], [7]"),
+             "    except RuntimeError: return torch.isin(owner, finished)", "for [0, 4, 7, 2, 4, 6, 8], [0, 4, 0, 3, 7, 4, 7] the"),
     ("02.1", "def prefix_tokens(side, stride, slots): return (side // stride) ** 2 + (slots or 7)", "got 8; wanted 1"),
     ("02.2", "memo = {}\n"
              + RIGHT["02.2"].replace("return ", "return memo.setdefault((words.shape, words.dtype, words.requires_grad), ") + ")",
              "other values than the call before"),
     ("03.1", RIGHT["03.1"].replace("torch.arange(H, dtype=torch.double)[:, None]",
-                                   "torch.arange(H).to(torch.uint8).double()[:, None]"), "returns for 257"),
+                                   "torch.arange(H).to(torch.uint8).double()[:, None]"), "for 257 the"),
     ("03.2", RIGHT["03.2"].replace("(lengths <= size - used,", "((lengths <= size - used).squeeze(),"), "it raises RuntimeError"),
     ("04.1", "def sample_time(u):\n    r = torch.searchsorted(u.flatten().sort()[0], u).to(u.dtype) / u.numel()\n"
              "    return 1 - (.999 * r ** (2 / 3) + .001)", "of 5 of these u alone"),
@@ -484,10 +485,10 @@ FOREIGN = [
                      "def path(*given): return torch.sys.modules['nano_ki.flow'].path(*given)",
                      "import pickle\npath = pickle.loads(b'cnano_ki.flow\\npath\\n.')")],
     ("04.3", RIGHT["04.3"].replace("range(steps)", "torch.arange(0, 1, 1 / steps)").replace("i / steps)", "float(i))"),
-             "returns for [2, 2], 49"),
+             "for shape [2, 2], 49 the"),
     ("04.3", RIGHT["04.3"].replace("        x = x + velocity(x, torch.full(x.shape[:-2], i / steps)) / steps",
                                    "        v = velocity(x, torch.full(x.shape[:-2], i / steps))\n"
-                                   "        if not v.any(): break\n        x = x + v / steps"), "returns for [2, 4, 3], 10"),
+                                   "        if not v.any(): break\n        x = x + v / steps"), "for shape [2, 4, 3], 10 the"),
     ("04.3", RIGHT["04.3"].replace("torch.full(x.shape[:-2], i / steps)",
                                    "torch.cat((torch.full(x.shape[:-2], i / steps)[..., :1], "
                                    "torch.zeros(x.shape[:-2])[..., 1:]), -1) if x.ndim > 2 else torch.tensor(i / steps)"), "different t"),
@@ -496,7 +497,7 @@ FOREIGN = [
              "    return mask", "has shape (512, 512)"),
     ("05.2", "def draw_mask(prefix, draws, horizon):\n"
              "    of = torch.div(torch.arange(draws * horizon).to(torch.int8), horizon, rounding_mode='floor')\n"
-             "    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "returns for 4, "),
+             "    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "for 4, "),
     # A fourth set: honest mistakes that show at other values, or beside a cut graph.
     ("04.1", "def sample_time(u):\n    b = u / u ** (1 / 3)\n    return 1 - (.999 * b + .001)", "for u = 0"),
     ("04.1", RIGHT["04.1"].replace("2 / 3", ".667"), "is not rounded"),
@@ -504,11 +505,11 @@ FOREIGN = [
              "    flat.copy_(.999 * (1 - u.reshape(-1) ** (2 / 3)))\n    return out", "after a transpose"),
     ("04.3", RIGHT["04.3"].replace("i / steps)", "round(i / steps, 3))"), "was asked at"),
     ("05.1", "memo = {}\n" + RIGHT["05.1"].replace("    return mask", "    return memo.setdefault(prefix + answer, mask)"),
-             "returns for "),
+             "for 5, 3 the"),
     ("05.2", "def draw_mask(prefix, draws, horizon):\n    of = torch.linspace(0, draws, draws * horizon + 1)[:-1].floor()\n"
-             "    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "returns for 4, 2, 7"),
+             "    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "for 4, 2, 7 the"),
     ("05.2", "def draw_mask(prefix, draws, horizon):\n    of = (torch.arange(draws * horizon) * (1 / horizon)).long()\n"
-             "    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "returns for 4, 2, 41"),
+             "    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "for 4, 2, 41 the"),
     ("07.1", RIGHT["07.1"].replace("if not value.requires_grad:", "if loss == 'flow' and not value.requires_grad:"),
              "wanted False, and got RuntimeError"),
     ("07.1", "def insulated(losses, vlm, expert):\n    both = losses()\n    def reached(loss, params):\n"
@@ -520,7 +521,7 @@ FOREIGN = [
     ("08.1", "def cross_entropy(logits, answer, pad):\n    real = answer != pad\n"
              "    loss = F.cross_entropy(logits.transpose(1, 2), answer, reduction='none')\n"
              "    rows = (loss * real).sum(1) / real.sum(1)\n"
-             "    return (rows * real.sum(1)).sum() / real.sum()", "returns for [2, 3, 5]"),
+             "    return (rows * real.sum(1)).sum() / real.sum()", "for shape [2, 3, 5], "),
     ("09.2", "def paired_interval(ours, theirs, resamples, seed):\n    d = ours.double() - theirs.double()\n"
              "    at = torch.randint(len(d), (resamples, len(d)), generator=torch.Generator().manual_seed(seed))\n"
              "    means = sorted(d[at].mean(1).tolist())\n"
@@ -531,20 +532,20 @@ FOREIGN = [
              "for j, x in enumerate(kv)) for i, kv in enumerate(memory)]",
              "what the call before returned"),
     ("06.1", RIGHT["06.1"].replace("(k.detach(), v.detach())", "dict(k=k.detach(), v=v.detach())"), "one (k, v) for each layer"),
-    ("06.2", RIGHT["06.2"].replace("    return", "    k, v = k[:, :, :12], v[:, :, :12]\n    return"), "returns for [2, 2, 8, 32]"),
+    ("06.2", RIGHT["06.2"].replace("    return", "    k, v = k[:, :, :12], v[:, :, :12]\n    return"), "for shape [2, 2, 8, 32], "),
     ("06.2", "def expert_attention(q, k, v, memory):\n"
              "    keys, values = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)\n"
              "    x = q @ keys.mT * (10 / q.shape[-1])\n"
              "    return x.masked_fill(x < x.topk(min(12, x.shape[-1]), -1)[0][..., -1:], -torch.inf).softmax(-1) @ values",
-             "returns for [2, 2, 8, 32]"),
+             "for shape [2, 2, 8, 32], "),
     ("07.1", RIGHT["07.1"].replace("losses()[loss]", "list(losses().values())[loss == 'ce']"), "by name, not by their order"),
     ("07.1", RIGHT["07.1"].replace("bool(g.any())", "float(g.norm()) > 0"), "not a number"),
     ("07.1", RIGHT["07.1"].replace("g.any()", "g.flatten()[:1000].any()"), "a large parameter"),
     ("07.1", "def insulated(losses, vlm, expert): return False", "it refuses a model that is insulated"),
     ("07.2", RIGHT["07.2"].replace("gate.normal_", "gate.flatten().normal_"), "not a copy of it"),
     ("07.2", RIGHT["07.2"].replace("manual_seed(seed)", "manual_seed(seed % 10)"), "two seeds"),
-    ("08.1", RIGHT["08.1"].replace("(1, 2), answer", "(1, 2).squeeze(), answer.squeeze()"), "returns for [1, 5, 5]"),
-    ("08.1", RIGHT["08.1"].replace("(1, 2), answer", "(1, 2)[..., :11], answer[:, :11]"), "returns for [2, 14, 9]"),
+    ("08.1", RIGHT["08.1"].replace("(1, 2), answer", "(1, 2).squeeze(), answer.squeeze()"), "for shape [1, 5, 5], "),
+    ("08.1", RIGHT["08.1"].replace("(1, 2), answer", "(1, 2)[..., :11], answer[:, :11]"), "for shape [2, 14, 9], "),
     ("08.2", "def clip(vlm, expert, limit):\n    out = []\n    for part in (vlm, expert):\n"
              "        flat = [p.grad.flatten() for p in part]\n        out.append(float(torch.cat(flat).norm()))\n"
              "        for x in flat: x.mul_(min(1., limit / out[-1]))\n    return tuple(out)", "norm is"),
@@ -559,6 +560,41 @@ FOREIGN = [
     ("10.1", RIGHT["10.1"].replace("    return", "    torch.set_grad_enabled(False)\n    return"), "switched off"),
     ("10.1", "def freeze(vlm, expert, rate, decay):\n    params = vlm\n    params += expert\n"
              "    return torch.optim.AdamW(expert, lr=rate, weight_decay=decay)", "changes what it was given"),
+    ("01.1", "def min_jerk(t):\n    knots = torch.linspace(0, 1, 101, dtype=torch.float64)\n"
+             "    values = knots ** 3 * (10 - 15 * knots + 6 * knots ** 2)\n    place = t.double() * 100\n"
+             "    left = place.floor().clamp(0, 99)\n    i, mix = left.long(), place - left\n"
+             "    return ((1 - mix) * values[i] + mix * values[i + 1]).to(t.dtype)", "not between them"),
+    ("03.1", RIGHT["03.1"].replace("math.sqrt(2 / H)", "torch.tensor(2 / H).sqrt()"), "compute all of it in float64"),
+    ("03.1", RIGHT["03.1"].replace("math.pi", "3.1415927"), "nearly right"),
+    ("03.1", RIGHT["03.1"].replace("    return c", "    return c * (1 + 9e-6)"), "nearly right"),
+    ("03.1", RIGHT["03.1"].replace("c[0] /=", "if H > 1: c[0] /="), "for horizon 1 it is"),
+    ("04.1", RIGHT["04.1"].replace("return 1 - (.999 * u ** (2 / 3) + .001)",
+                                   "return (1 - (.999 * u ** (2 / 3) + .001)).clamp(.001, .999)"), "and nothing more"),
+    ("05.2", "def draw_mask(prefix, draws, horizon):\n    of = torch.arange(draws * horizon) // draws\n"
+             "    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "as many tokens as the horizon"),
+    ("06.1", "def memory_for_expert(memory, insulate):\n    if insulate:\n        for kv in memory:\n"
+             "            for x in kv: x.register_hook(torch.zeros_like)\n    return memory", "the VLM's own memory is changed"),
+    ("06.1", RIGHT["06.1"].replace("(k.detach(), v.detach())", "(k.detach() + 1e-12 * (k - k.detach()), v + 1e-12 * (v.detach() - v))"),
+             "not even a tiny one"),
+    ("07.1", "def insulated(losses, vlm, expert):\n    for p in vlm: p.grad = None\n    loss = losses()['flow']\n"
+             "    if loss.requires_grad: loss.backward()\n"
+             "    leaks = any(p.grad is not None and bool(p.grad.any()) for p in vlm)\n"
+             "    learns = any(p.grad is not None and bool(p.grad.any()) for p in expert)\n    for p in vlm: p.grad = None\n"
+             "    loss = losses()['ce']\n    if loss.requires_grad: loss.backward()\n"
+             "    return not leaks and learns and all(p.grad is not None and bool(p.grad.any()) for p in vlm)",
+             "old gradients are no news"),
+    ("07.2", RIGHT["07.2"].replace("gate.normal_(0, .5, generator=generator)",
+                                   "gate.data = torch.randn(gate.shape, generator=generator) * .5"), "a new tensor"),
+    ("08.1", "def cross_entropy(logits, answer, pad):\n    real = answer > pad\n"
+             "    return F.cross_entropy(logits[real], answer[real])", "*equals* pad"),
+    ("08.2", "def clip(vlm, expert, limit):\n    out = []\n    for part in (vlm, expert):\n"
+             "        norm = float(torch.cat([p.grad.flatten() for p in part]).norm())\n"
+             "        total = sum(float(p.grad.norm()) for p in part)\n"
+             "        for p in part: p.grad.mul_(min(1., limit / total) if norm > limit else 1.)\n"
+             "        out.append(norm)\n    return tuple(out)", "shrank too far"),
+    ("09.1", RIGHT["09.1"].replace("return max(0., middle - half), min(1., middle + half)",
+                                   "return round(max(0., middle - half), 4), round(min(1., middle + half), 4)"), "do not round it"),
+    ("09.2", RIGHT["09.2"].replace("randint(len(d),", "randint(len(d) - 1,"), "the last one too"),
 ]
 
 
@@ -718,7 +754,7 @@ MISBUILT = [
     ("training_step", STEP.replace("return norms", "return [*norms.values()]"), "wanted the norms"),
     ("training_step", STEP.replace("float(", "0 * float("), "wanted the norms"),
     ("path", MINE["path"].replace("(1 - t) * noise + t * action", "(1 - t) * action + t * noise"), "time runs the other way"),
-    ("memory_for_expert", "def memory_for_expert(memory, insulate): return memory", "all gradients still pass"),
+    ("memory_for_expert", "def memory_for_expert(memory, insulate): return memory", "gradients still come back"),
     ("expert_attention", MINE["expert_attention"].replace("scale=10 / q.shape[-1]", "scale=None"), "the scale is 1 / sqrt(K)"),
     ("path", MINE["path"].replace("t = t[..., None, None]", "pass"), "it lacks two axes"),
     ("expert_attention", MINE["expert_attention"].replace("10 / q.shape[-1]", "10 / 32"), "not always 32"),

@@ -1,6 +1,6 @@
 """Exercise 03.2. Which FAST tokens may come next, so that whatever is drawn decodes?
 
-lengths: int tensor [V], the coefficients that each token stands for; used: how many the tokens so far stand for; size: how
+lengths: int64 tensor [V], the coefficients that each token stands for; used: how many the tokens so far stand for; size: how
 many a chunk has. Returns bool [V + 1]: for each token, and last for stop. (Where nothing fits and the chunk is
 not full, nothing is allowed.)
 

@@ -1,8 +1,8 @@
 """Exercise 07.2. A test that cannot fail. A bug hunt: find it and mend it.
 
 The expert's gates are made as zeros. Through a closed gate no gradient flows, so a test of insulation passes on any model.
-gates: a list of parameters. Fill each, in place, with random numbers (normal, standard deviation .5) from one generator of
-this seed (not the global one), without autograd noticing, so that a leak can be seen.
+gates: a list of parameters. Fill each in place (in the memory that it has) with random numbers (normal, standard deviation .5)
+from one generator of this seed (not the global one), without autograd noticing, so that a leak can be seen.
 
 Rule: the standard library and torch; no nano_ki.
 Medium, 5 minutes. Check: python -m tutorials.check 07.2 (--hint: a hint, --solution: a worked one)
