@@ -1,4 +1,5 @@
 """No page can rot: each runs as it says, quotes what stands in the code, and leads on to the next."""
+import codeop
 import json
 import re
 import subprocess
@@ -63,6 +64,35 @@ def test_what_pages_say_of_the_code_is_counted():
     assert "36 + 7 + 2 + 8 = 53" in text and (config.Config().image // 8) ** 2 + language.SLOTS + language.LANDING + 8 == 53
 
 
+def stops(code):
+    """The line at which Python's own prompt, before 3.13, refuses this block when it is pasted; None where it takes all of it."""
+    held = []
+    for line in (*code.rstrip("\n").split("\n"), ""):
+        held.append(line)
+        try:
+            if codeop.compile_command("\n".join(held)) is not None:
+                held = []
+        except SyntaxError:
+            return line
+    return "the end" if any(held) else None
+
+
+@pytest.mark.parametrize("number", sorted(PAGES))
+def test_blocks_can_be_pasted(number):
+    """At Python's prompt an indented body ends where a line is empty, and only there."""
+    assert stops("for i in (1, 2):\n    print(i)\nx = 1\n") == "x = 1"
+    found = [stops(code) for language, options, code, _ in run.blocks(PAGES[number].read_text()) if language == "python" and not options]
+    assert found == [None] * len(found)
+
+
+def test_every_question_is_asked(tmp_path):
+    """The last one, too, if no block comes behind it."""
+    (tmp_path / "00_page.md").write_text(PAGE + "\n**Predict.** And the last?\n\nText.\n")
+    asked = []
+    assert run.run(tmp_path / "00_page.md", say=lambda text: None, ask=lambda text: asked.append(text) or "yes") == []
+    assert len(asked) == 1 and "And the last?" in asked[0]
+
+
 PAGE = ("# A page\n\n```python\nx = 2\nprint('x is', x / 3)\n```\n```text\nx is 0.667\n```\n\n"
         "```python quote=nano_ki/flow.py\n    return action - noise\n```\n")
 
@@ -84,10 +114,14 @@ def test_numbers_may_differ_a_little_and_words_may_not():
     assert run.differs("-0.5", "0.5")
 
 
+def text_of(book):
+    return ["".join(cell["source"]) for cell in book["cells"]]
+
+
 def test_a_page_as_a_notebook(tmp_path):
     book = run.notebook(PAGES["04"])
     # A cell to write into behind each question, and what follows in another.
-    text = ["".join(cell["source"]) for cell in book["cells"]]
+    text = text_of(book)
     asked = [k for k, source in enumerate(text) if "**Predict" in source]
     assert (len(asked) == PAGES["04"].read_text().count("**Predict")
             and all("Your prediction" in text[k + 1] and text[k].rstrip().endswith(("?", ".")) for k in asked))
@@ -98,7 +132,10 @@ def test_a_page_as_a_notebook(tmp_path):
                          if language == "python" and not options])
     out = tmp_path / "page.ipynb"
     assert command("tutorials.run", "04", "--notebook", out).returncode == 0
-    assert json.loads(out.read_text()) == book
+    assert json.loads(out.read_text()) == run.notebook(PAGES["04"], tmp_path)
+    links = [link for text in text_of(json.loads(out.read_text())) for link in re.findall(r"\]\(([^)#\s]+)\)", text)]
+    assert any(link.endswith("flow.png") for link in links)               # figures and files are found from where it lies
+    assert all(link.startswith("https://") or (tmp_path / link).exists() or "pictures/" in link for link in links)
     assert not list(ROOT.glob("tutorials/*.ipynb"))
     source = "\n".join("".join(c["source"]) + "\n" for c in book["cells"] if c["cell_type"] == "code")
     # From a folder of its own.

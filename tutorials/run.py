@@ -26,6 +26,7 @@ ROOT = HERE.parent
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.M | re.S)
 HEADING = re.compile(r"^## (.*)$", re.M)
 PREDICT = re.compile(r"^\*\*Predict.*?(?=\n\n)", re.M | re.S)
+LINK = re.compile(r"\]\(((?!https?:)[^)#\s]+)\)")       # to a file
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 CLOSE = .02                     # numbers may differ by this share
 
@@ -91,7 +92,7 @@ def answer(text):
 
 def run(path, say=print, ask=None):
     """Execute and check a page. Returns the list of what is wrong with it; empty if nothing is. ask(text): stops at each question
-    that comes before a block, until it is answered (None: does not stop)."""
+    until it is answered (None: does not stop)."""
     wrong, namespace, printed, text = [], {"__name__": "page"}, "", path.read_text()
     asked, heads = questions(text) if ask else [], [(m[1], text[:m.start()].count("\n") + 1) for m in HEADING.finditer(text)]
     for language, options, code, line in blocks(text):
@@ -116,6 +117,8 @@ def run(path, say=print, ask=None):
             if (difference := differs(printed, code)) is not None:
                 wrong.append(f"{where}: {difference}; printed:\n{textwrap.indent(printed, '    ')}")
             printed = ""
+    for question, _ in asked:                    # (about what comes behind the last block)
+        ask(f"\n{textwrap.fill(question, 100)}\n> ")
     return wrong
 
 
@@ -124,10 +127,10 @@ os.chdir({str(ROOT)!r})          # the project; change this if it lies elsewhere
 sys.path.insert(0, os.getcwd())"""
 
 
-def notebook(path):
-    """The page as a Jupyter notebook, as a dict: a cell that finds the project, then text and code cells. Printed text blocks are
-    left out."""
-    text, cells, at = path.read_text(), [], 0
+def notebook(path, folder=HERE):
+    """The page as a Jupyter notebook for this folder, as a dict: a cell that finds the project, then text and code cells. Links and
+    figures lead from the folder. Printed text blocks are left out."""
+    text, cells, at = LINK.sub(lambda m: f"]({os.path.relpath(path.parent / m[1], folder)})", path.read_text()), [], 0
 
     def add(kind, source):
         if source.strip():
@@ -167,7 +170,7 @@ def main():
     if bad or not chosen or args.notebook and len(chosen) != 1:
         sys.exit(f"error: {'no page ' + bad[0] if bad else 'name a page'}; there are {', '.join(known)} (or --all)")
     if args.notebook:
-        program.write_json(args.notebook, notebook(known[chosen[0]]))
+        program.write_json(args.notebook, notebook(known[chosen[0]], Path(args.notebook).resolve().parent))
         return
     os.chdir(ROOT)                     # (where a reader pastes the blocks)
     failed = 0
