@@ -161,9 +161,11 @@ def check_insulated(model):
 
 def test_the_grader_says_what_is_missing(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
-    for path in (tmp_path / "empty.py", tmp_path / "none.py"):
-        with pytest.raises(ValueError, match="check_insulated|no file"):
-            lab.load_check(path)
+    (tmp_path / "broken.py").write_text("import torch\ndef check_insulated(model) return True\n")
+    (tmp_path / "foreign.py").write_text("import no_such_package\n")
+    for name, says in (("empty", "check_insulated"), ("none", "no file"), ("broken", "SyntaxError in line 2"), ("foreign", "no_such_package")):
+        with pytest.raises(ValueError, match=says):
+            lab.load_check(tmp_path / f"{name}.py")
 
 
 def test_what_a_class_believed(facts):
@@ -183,4 +185,7 @@ def test_a_class_is_counted_without_what_is_no_form(tmp_path, facts):
         (tmp_path / f"{name}.json").write_text(json.dumps(form))
     done = run("class", *sorted(tmp_path.glob("*.json")))
     assert done.returncode == 0 and "2 forms; cells right 42.0" in done.stdout and done.stdout.count("left out") == 5, done.stderr
+    assert f"code {good['lock'][:8]}: {tmp_path / 'a.json'}" in done.stdout           # (to be compared with those that were collected)
+    measured = run("measure", tmp_path / "a.json")                                    # a digest made by hand: nobody locked it here
+    assert measured.returncode != 0 and "was not locked here" in measured.stderr
     assert "no locked form is left" in run("class", tmp_path / "none.json").stderr

@@ -14,6 +14,7 @@ from nano_ki import checkpoint, program
 
 LOCKS = program.ROOT / "runs" / "locks.jsonl"
 FREE = ("lock", "score")                  # what is not locked
+CODE = 8                                 # digits of a lock that a class writes down, before anybody runs
 
 
 def blank(name, **questions):
@@ -57,25 +58,30 @@ def lock(form, path):
     return {**form, "lock": new}
 
 
-def locked(form, complete, lab):
-    """The form itself. ValueError if it is not complete (complete(form) raises), not locked, or was changed since."""
+def locked(form, complete, lab, here=True):
+    """The form itself. ValueError if it is not complete (complete(form) raises), not locked, or was changed since.
+    here: it must have been locked on this machine."""
     complete(form)
     if not form["lock"]:
         raise ValueError(f"this form is not locked; do it with: python -m {lab} lock FILE")
     if form["lock"] != digest(form) or before(form) not in (None, form["lock"]):
         raise ValueError("this form was changed after it was locked")
+    if here and not before(form):
+        raise ValueError(f"this form was not locked here ({LOCKS} does not have it); go on where it was locked")
     return form
 
 
 def of_class(paths, complete, lab):
-    """All locked forms among these files, each once. Prints why the others are left out. ValueError if none is left."""
+    """All locked forms among these files, each once. Prints each one's code, and why the others are left out. ValueError if none is left.
+    A form that was changed and locked again elsewhere has another code than the one that was collected."""
     forms = {}
     for path in paths:
         try:
-            form = locked(read(path, lab), complete, lab)
+            form = locked(read(path, lab), complete, lab, here=False)
             if form["id"] in forms:
                 raise ValueError("the same form was given before")
             forms[form["id"]] = form
+            print(f"code {form['lock'][:CODE]}: {path} {form['name']}")
         except ValueError as error:
             print(f"left out: {path}: {error}")
     if not forms:

@@ -309,7 +309,11 @@ def load_check(path):
         raise ValueError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location("student", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        at = f" in line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise ValueError(f"{path} cannot be loaded: {type(error).__name__}{at}: {program.first_line(error)}") from None
     if not callable(getattr(module, "check_insulated", None)):
         raise ValueError(f"{path} defines no check_insulated(model); it gets a model whose batch is model.batch, and returns "
                          "True or False (or asserts). Start from nano_ki.probe.gradient_norms(model, model.batch)")
@@ -354,7 +358,7 @@ def act(args):
         print(f"{path}: {'fill in true or false, 50 to 100, and two reasons; then' if args.form else 'next:'} python -m {LAB} lock {path}")
     elif args.action == "lock":
         form = forms.lock(complete(forms.read(path, LAB)), path)
-        print(f"locked: {form['lock'][:12]}. Next: python -m {LAB} measure {path}")
+        print(f"locked: {form['lock'][:forms.CODE]}. Next: python -m {LAB} measure {path}")
     elif args.action == "measure":
         form = forms.locked(forms.read(path, LAB), complete, LAB)
         facts = truth(*real_model())

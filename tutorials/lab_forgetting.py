@@ -326,7 +326,7 @@ def main():
     elif args.action == "lock":
         for path in args.files:
             form = forms.lock(complete(forms.read(path, LAB)), path)
-            print(f"{path}: locked, {form['lock'][:8]}")
+            print(f"{path}: locked, {form['lock'][:forms.CODE]}")
     elif args.action == "class":
         result = result_of(folder)
         print(class_table(forms.of_class(args.files, complete, LAB), result))
