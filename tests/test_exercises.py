@@ -110,7 +110,18 @@ def path(action, noise, t):
              """def expert_attention(q, k, v, memory):          # (q and k are normalised)
     keys, values = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)
     return (10 * F.cosine_similarity(q[:, :, :, None], keys[:, :, None], dim=-1)).softmax(-1) @ values"""],
-    "07.1": ["""def insulated(losses, vlm, expert):
+    "07.1": ["def insulated(losses, vlm, expert):                      # plain: PyTorch's error stands for False\n"
+             "    def norms(name, params):\n"
+             "        return [float(g.abs().max()) for g in torch.autograd.grad(losses()[name], params, "
+             "allow_unused=True, materialize_grads=True)]\n"
+             "    flow, ce = norms('flow', [*vlm, *expert]), norms('ce', vlm)\n"
+             "    return max(flow[:len(vlm)]) == 0 and max(flow[len(vlm):]) > 0 and min(ce) > 0",
+             RIGHT["07.1"].replace("bool(g.any())", "float(g.norm()) > 0"),
+             "def insulated(losses, vlm, expert):\n    def reached(name):\n        for p in vlm + expert: p.grad = None\n"
+             "        losses()[name].backward()\n"
+             "        return [p.grad is not None and p.grad.abs().sum() > 0 for p in vlm + expert]\n    n = len(vlm)\n"
+             "    flow, ce = reached('flow'), reached('ce')\n"
+             "    return not any(flow[:n]) and any(flow[n:]) and all(ce[:n])", """def insulated(losses, vlm, expert):
     def grads(name):
         if not losses()[name].requires_grad: return [0] * len(vlm + expert)
         return [0 if g is None else g.abs().sum().item() for g in torch.autograd.grad(losses()[name], vlm + expert, allow_unused=True)]
@@ -298,15 +309,15 @@ WRONG = {
               "scaled *up*"),
              ("float(torch.nn.utils.clip_grad_norm_(p, limit)) for",
               "min(limit, float(torch.nn.utils.clip_grad_norm_(p, limit))) for", "norms from before")],
-    "09.1": [("z * z / (4 * n * n)", "0", ""), ("(p + z * z / (2 * n)) / (1 + z * z / n)", "p", ""),
-             ("1.96", "1.645", "wanted"),
+    "09.1": [("z * z / (4 * n * n)", "0", "4n^2 is missing"), ("(p + z * z / (2 * n)) / (1 + z * z / n)", "p", "its middle is p"),
+             ("1.96", "1.645", "a 90 % interval"),
              ("return max(0., middle - half), min(1., middle + half)",
               "return min(1., middle + half), max(0., middle - half)", "swapped"),
              ("return max(0., middle - half), min(1., middle + half)",
               "half = z * math.sqrt(p * (1 - p) / n); return max(0., p - half), min(1., p + half)", "plain normal"),
              ("return max(0., middle - half), min(1., middle + half)",
               "half = z * math.sqrt(middle * (1 - middle) / (n + z * z)); return max(0., middle - half), min(1., middle + half)",
-              "wanted")],
+              "Agresti")],
     "09.2": [("return float(q[0])", "return -float(q[1]), -float(q[0]) #", "the sign"),
              ("d[at].mean(1)", "(ours.double()[at].mean(1) - theirs.double()[at.roll(7, 0)].mean(1))", "not paired"),
              (".mean(1).quantile", ".mean(1).mul(.3).quantile", "wide"),
@@ -358,11 +369,6 @@ FOREIGN = [
     ("06.1", "def memory_for_expert(memory, insulate):\n    memory.pop(0)\n    return memory", "changes what it was given"),
     ("06.2", "def expert_attention(q, k, v, memory):\n    keys, values = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)\n"
              "    return (q @ keys.mT * 10 / q.shape[-1]).softmax(-1).detach() @ values", "(to q, k, the memory's k)"),
-    ("07.1", "def insulated(losses, vlm, expert):\n    def norms(name, params):\n"
-             "        return [float(g.abs().max()) for g in torch.autograd.grad(losses()[name], params, "
-             "allow_unused=True, materialize_grads=True)]\n"
-             "    flow, ce = norms('flow', [*vlm, *expert]), norms('ce', vlm)\n"
-             "    return max(flow[:len(vlm)]) == 0 and max(flow[len(vlm):]) > 0 and min(ce) > 0", "requires no gradient"),
     ("07.1", RIGHT["07.1"] + "\nright = insulated\ndef insulated(losses, vlm, expert):\n    out = right(losses, vlm, expert)\n"
              "    for p in expert: p.requires_grad_(False)\n    return out", "no longer require"),
     ("07.1", RIGHT["07.1"].replace("bool(g.any())", "bool((g.abs() > 1e-7).any())"), "small"),
@@ -459,7 +465,8 @@ FOREIGN = [
     ("01.2", RIGHT["01.2"].replace("finished)\n", "finished)\n")
              .replace("(owner, finished)", "(owner, finished, assume_unique=True)", 2)
              .replace("keep(owner, finished, assume_unique=True)", "keep(owner, finished)"), "for shape [40], shape [40] the"),
-    ("01.2", "def keep(owner, finished): return torch.isin(owner.short(), finished.short())", "for [5, 65541, 16777217], [65541, 16777216] the"),
+    ("01.2", "def keep(owner, finished): return torch.isin(owner.short(), finished.short())",
+             "for [5, 65541, 16777217], [65541, 16777216] the"),
     ("01.2", "def keep(owner, finished):\n"
              "    won = torch.zeros(1 + int(max(owner.max(), finished.max() if len(finished) else 0)), dtype=torch.bool)\n"
              "    won[finished] = True\n    return won[owner]", "it raises"),
@@ -500,7 +507,7 @@ FOREIGN = [
              "    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "for 4, "),
     # A fourth set: honest mistakes that show at other values, or beside a cut graph.
     ("04.1", "def sample_time(u):\n    b = u / u ** (1 / 3)\n    return 1 - (.999 * b + .001)", "for u = 0"),
-    ("04.1", RIGHT["04.1"].replace("2 / 3", ".667"), "is not rounded"),
+    ("04.1", RIGHT["04.1"].replace("2 / 3", ".667"), "nothing is rounded"),
     ("04.1", "def sample_time(u):\n    out = torch.zeros_like(u)\n    flat = out.reshape(-1)\n"
              "    flat.copy_(.999 * (1 - u.reshape(-1) ** (2 / 3)))\n    return out", "after a transpose"),
     ("04.3", RIGHT["04.3"].replace("i / steps)", "round(i / steps, 3))"), "was asked at"),
@@ -510,8 +517,6 @@ FOREIGN = [
              "    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "for 4, 2, 7 the"),
     ("05.2", "def draw_mask(prefix, draws, horizon):\n    of = (torch.arange(draws * horizon) * (1 / horizon)).long()\n"
              "    return F.pad(of[:, None] == of, (prefix, 0), value=True)", "for 4, 2, 41 the"),
-    ("07.1", RIGHT["07.1"].replace("if not value.requires_grad:", "if loss == 'flow' and not value.requires_grad:"),
-             "wanted False, and got RuntimeError"),
     ("07.1", "def insulated(losses, vlm, expert):\n    both = losses()\n    def reached(loss, params):\n"
              "        if not loss.requires_grad: return [False]\n"
              "        return [g is not None and bool(g.any()) for g in torch.autograd.grad(loss, params, allow_unused=True)]\n"
@@ -539,7 +544,6 @@ FOREIGN = [
              "    return x.masked_fill(x < x.topk(min(12, x.shape[-1]), -1)[0][..., -1:], -torch.inf).softmax(-1) @ values",
              "for shape [2, 2, 8, 32], "),
     ("07.1", RIGHT["07.1"].replace("losses()[loss]", "list(losses().values())[loss == 'ce']"), "by name, not by their order"),
-    ("07.1", RIGHT["07.1"].replace("bool(g.any())", "float(g.norm()) > 0"), "not a number"),
     ("07.1", RIGHT["07.1"].replace("g.any()", "g.flatten()[:1000].any()"), "a large parameter"),
     ("07.1", "def insulated(losses, vlm, expert): return False", "it refuses a model that is insulated"),
     ("07.2", RIGHT["07.2"].replace("gate.normal_", "gate.flatten().normal_"), "not a copy of it"),
@@ -595,6 +599,31 @@ FOREIGN = [
     ("09.1", RIGHT["09.1"].replace("return max(0., middle - half), min(1., middle + half)",
                                    "return round(max(0., middle - half), 4), round(min(1., middle + half), 4)"), "do not round it"),
     ("09.2", RIGHT["09.2"].replace("randint(len(d),", "randint(len(d) - 1,"), "the last one too"),
+    ("01.1", RIGHT["01.1"].replace("return t ** 3 * (10 - 15 * t + 6 * t * t)",
+                                   "return torch.where(t < .01, 0, torch.where(t > .99, 1, t ** 3 * (10 - 15 * t + 6 * t * t)))"),
+             "nearly. One polynomial"),
+    ("01.1", "def min_jerk(t):\n    x = t.float()\n    return (x ** 3 * (10 - 15 * x + 6 * x * x)).to(t.dtype)",
+             "in the precision of t"),
+    ("02.2", RIGHT["02.2"].replace("(0, 0, 1, 0))", "(0, 0, 1, 0)) * 1.00001"), "wanted"),
+    ("03.1", RIGHT["03.1"].replace("math.pi * k * (n + .5) / H", "math.pi * (k.short() * (2 * n.short() + 1)).double() / (2 * H)"),
+             "too large for its kind"),
+    ("03.2", RIGHT["03.2"].replace("lengths <= size - used", "lengths < size - used if size == 48 else lengths <= size - used"),
+             ", 48 the"),
+    ("04.1", RIGHT["04.1"].replace("1 - (.999 * u ** (2 / 3) + .001)", "torch.round(1 - (.999 * u ** (2 / 3) + .001), decimals=4)"),
+             "nothing is rounded"),
+    ("04.1", RIGHT["04.1"].replace("2 / 3", ".6667"), "nothing is rounded"),
+    ("06.1", "def memory_for_expert(memory, insulate):\n"
+             "    return [(k.detach(), v.detach()) if k.requires_grad else (k, v) for k, v in memory] if insulate else memory",
+             "where V alone"),
+    ("07.1", RIGHT["07.1"].replace("any(reached(\"flow\")[n:])", "all(reached(\"flow\")[n:])"), "one is enough"),
+    ("07.2", RIGHT["07.2"].replace(".5, generator", ".48, generator"), "standard deviation"),
+    ("07.2", RIGHT["07.2"] + "\n            gate.requires_grad_(False)", "leave requires_grad as it is"),
+    ("07.2", RIGHT["07.2"].replace("gate.normal_(0, .5, generator=generator)",
+                                   "gate.copy_(torch.randint(2, gate.shape, generator=generator) - .5)"),
+             "many numbers of a gate are equal"),
+    ("08.2", RIGHT["08.2"].replace("float(torch.nn.utils.clip_grad_norm_(p, limit))",
+                                   "round(float(torch.nn.utils.clip_grad_norm_(p, limit)), 4)"), "do not round them"),
+    ("09.2", RIGHT["09.2"].replace(".025, .975", ".005, .995"), "97.5 %"),
 ]
 
 

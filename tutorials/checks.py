@@ -119,13 +119,19 @@ LOOKS = {           # the same values, otherwise in memory
 }
 
 
+def told(x):
+    """An argument in a few words: a short list of numbers, or a tensor's shape. "" for a function."""
+    if isinstance(x, torch.Tensor):
+        return str(x.tolist()) if x.ndim < 2 and x.numel() < 8 else f"shape {[*x.shape]}"
+    return f"({', '.join(map(told, x))})" if isinstance(x, tuple) else str(x) if isinstance(x, int | float) else ""
+
+
 def agree(f, number, cases, atol=1e-5):
     """Wrong if f and the worked solution part on any of these arguments: in each of LOOKS, and again after the values were
     moved about in the same tensors."""
     right = reference(number)
     for case in cases:
-        sizes = ", ".join((str(x.tolist()) if x.ndim < 2 and x.numel() < 8 else f"shape {[*x.shape]}")
-                          if isinstance(x, torch.Tensor) else str(x) for x in case if isinstance(x, torch.Tensor | int | float))
+        sizes = ", ".join(filter(None, map(told, case)))
         looks, turns = (LOOKS, ("", ", with other values than the call before")) if tensors(case) else ({"": torch.clone}, ("",))
         for look, change in looks.items():
             given = each(change, case)
@@ -161,11 +167,14 @@ def check_min_jerk(f):
     demand(max(abs(speed[0]), abs(speed[-1])) < .05, "it starts or ends with speed: that jerks (t itself, or a ramp?)")
     demand(max(abs(torch.diff(speed)[[0, -1]]) * 100) < 1.5, "it starts or ends with acceleration: t^2 (3 - 2 t) has speed 0 at "
            "the ends, and still jumps in acceleration")
-    like(s, torch.from_numpy(world._min_jerk(t.numpy())), "the stroke",
-         why=": it is smooth at both ends, but not the polynomial of degree 5")
-    fine = torch.linspace(0, 1, 1009, dtype=torch.double)
-    like(f(fine), torch.from_numpy(world._min_jerk(fine.numpy())), "the stroke at 1,009 times",
+    right = torch.from_numpy(world._min_jerk(t.numpy()))
+    like(s, right, "the stroke", why=": it is smooth at both ends, but not the polynomial of degree 5")
+    fine = torch.linspace(0, 1, 10_007, dtype=torch.double)
+    like(f(fine), torch.from_numpy(world._min_jerk(fine.numpy())), "the stroke at 10,007 times",
          why=": it is right at each hundredth, not between them")
+    nearly = ": nearly. One polynomial for all times, in the precision of t"
+    like(s, right, "the stroke", 1e-9, nearly)
+    like(f(fine), torch.from_numpy(world._min_jerk(fine.numpy())), "the stroke at 10,007 times", 1e-9, nearly)
     for shape in ((3, 4), (), (1,), (1, 3), (2, 1, 3)):
         more = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.double)
         like(f(more), torch.from_numpy(np.asarray(world._min_jerk(more.numpy()))),
@@ -239,8 +248,8 @@ def check_token_shift(f):
         demand(bool(learns.any(-1).all()), "no gradient comes back to some of the words: they would not be learned")
         demand(same(learns, weight + later, 1e-3), "the values are right, but the gradient is not: each word is read "
                "in two slots, and learns from both")
-    agree(f, "02.2", [(random(*shape).to(kind),) for kind in (torch.float, torch.double)
-                      for shape in ((2, 5, 3), (1, 1, 1), (6, 40, 5), (2, 4, 1))])
+    for kind, atol in ((torch.float, 1e-5), (torch.double, 1e-9)):
+        agree(f, "02.2", [(random(*shape).to(kind),) for shape in ((2, 5, 3), (1, 1, 1), (6, 40, 5), (2, 4, 1))], atol)
 
 
 @exercise("03.1", "dct_matrix", fast.dct_matrix)
@@ -250,6 +259,8 @@ def check_dct_matrix(f):
         wanted = torch.from_numpy(fast.dct_matrix(horizon))
         k, n = torch.arange(horizon, dtype=torch.double)[:, None], torch.arange(horizon, dtype=torch.double)
         demand(horizon > 1 or same(c, wanted, 1e-9), f"for horizon 1 it is {c.tolist()}; wanted [[1.0]]")
+        demand(horizon < 200 or same(c, wanted, 1e-4),
+               "for horizons up to 16 it is right, for 200 it is not: is a number too large for its kind?")
         if not same(c, wanted, 1e-9):
             size, plain = (2 / horizon) ** .5, torch.cos(np.pi * k * (n + .5) / horizon)
             for words, made in (("rows and columns are swapped: rows are frequencies", wanted.T),
@@ -296,7 +307,8 @@ def check_allowed(f):
             demand(used == size, "a sequence drawn under your mask does not decode")
             break
     agree(f, "03.2", [(1 + whole(count, high=high, seed=count), used, size) for count in (1, 2, 30, 400)
-                      for high, size in ((3, 1), (9, 20), (500, 700)) for used in (0, 1, size // 2, size)])
+                      for high, size in ((3, 1), (9, 20), (500, 700), (9, 48), (20, 64), (12, 350))
+                      for used in (0, 1, size // 2, max(0, size - 3), size - 1, size)])
 
 
 @exercise("04.1", "sample_time", flow.sample_time)
@@ -340,7 +352,10 @@ def check_sample_time(f):
     at = 60 + int(off.argmax())
     demand(float(off.max()) < 3e-4, f"the noise level is .999 b + .001, with b = u to the power 1 / 1.5, or 1 - u to it, and nothing more: "
            f"where it should be {float(wanted[at]):.4f} it is {float(levels[at]):.4f}")
-    demand(same(levels[1000:], wanted[1000:], 1.2e-4), "nearly: the exponent is 2 / 3, and is not rounded")
+    # Whatever keeps u uniform keeps these in place, to one of 100,000.
+    grid = (torch.arange(100_000, dtype=torch.double) + .5) / 100_000
+    uniform = ((.999 - f(grid).sort(descending=True)[0]) / .999).clamp(min=0) ** 1.5
+    demand(float((uniform - grid).abs().max()) < 1.3e-5, "nearly: the exponent is 2 / 3, and nothing is rounded")
 
 
 @exercise("04.2", "path", flow.path)
@@ -471,7 +486,7 @@ def check_draw_mask(f):
         demand(not same(own, wanted[:, prefix:].tril()), "the tokens of one draw must see each other, both ways (no causal mask)")
         demand(not same(own, torch.eye(size, dtype=torch.bool)), "a token sees none of its own draw but itself")
         like(got, wanted, f"the mask of {draws} draws of {horizon} tokens, behind a prefix of {prefix}",
-             why=": a draw is as many tokens as the horizon, one after the other")
+             why=": each draw is a block of as many tokens as the horizon, which see each other and no other draw")
     agree(f, "05.2", [(4, draws, horizon) for draws in (1, 2, 3, 7, 13) for horizon in (1, 3, 7, 11, 29, 41)]
           + [(1, 17, 16), (45, 8, 8), (3, 300, 2), (3, 2, 300)])
 
@@ -522,6 +537,11 @@ def check_memory_for_expert(f):
             demand(not all(found[::2]) or any(found[1::2]), "a gradient comes back through K: where is looked, not only what is read")
             demand(not any(found),
                    f"a gradient comes back in layer {found.index(True) // 2 if any(found) else ''}: every layer must be stopped")
+    for name, learns in (("K", 0), ("V", 1)):             # of a VLM that is frozen in part
+        kv = [torch.ones(1, 1, 2, 3, requires_grad=k == learns) for k in range(2)]
+        read = f([tuple(kv)], True)[0]
+        sum((x * torch.ones((), requires_grad=True)).sum() for x in read).backward()
+        demand(kv[learns].grad is None, f"where {name} alone requires a gradient, one comes back through it")
 
 
 @exercise("06.2", "expert_attention", expert.ExpertBlock.forward)
@@ -598,8 +618,9 @@ def check_insulated(f):
             raise
         except RuntimeError as error:
             demand("second time" not in str(error), SHARED)
-            raise Wrong(f"a loss that requires no gradient reaches nothing: wanted False, and got {type(error).__name__} "
-                        f"({str(error)[:60]} ...)" if cut else f"it raised RuntimeError: {error}") from None
+            if cut and "does not require grad" in str(error):            # (that is a refusal, too)
+                return False
+            raise Wrong(f"it raised RuntimeError: {error}") from None
         demand(all(p.requires_grad for p in (*vlm, *extra, *own)),
                "it leaves weights that no longer require gradients: training would stop there")
         demand(isinstance(got, bool | np.bool_) or isinstance(got, torch.Tensor) and got.ndim == 0,
@@ -626,7 +647,9 @@ def check_insulated(f):
     demand(case(none, all_, old=False), "it refuses a model that is insulated")
     demand(case(none, all_) and case(none, all_, more=2), "it refuses a model that is insulated: "
            "old gradients were left in .grad, or the VLM has parameters more than the expert")
-    demand(case(("value",) * 3, all_, (1, "value")), "it refuses a model whose flow loss uses *values* of the VLM, detached: "
+    demand(case(none, all_, (1, 0)) and case(none, all_, (0, 1)),
+           "it refuses a model whose flow loss reaches one parameter of the expert: one is enough")
+    demand(case(("value",) * 3, all_), "it refuses a model whose flow loss uses *values* of the VLM, detached: "
            "no gradient goes back, and that is what counts")
     demand(not case(none, (1, "value", 1)),
            "it accepts a VLM that is starved: of one parameter the cross-entropy uses the value alone, detached")
@@ -652,26 +675,24 @@ def check_insulated(f):
     demand(not case(none, all_, (0, 0)), "it accepts an expert that learns nothing, where .grad still holds a gradient from before: "
            "the expert's old gradients are no news either")
     demand(not case(none, all_, ("zeros", "zeros")), "it accepts an expert whose gradient is all zeros: are the gates closed?")
-    demand(case(none, all_, (1, 0)) and case(none, all_, (0, 1)),
-           "it refuses a model whose flow loss reaches one parameter of the expert: one is enough")
+    demand(case(none, all_, (1, "value")), "it refuses a model whose flow loss reaches one parameter of the expert, "
+           "and uses another's value, detached: one is enough")
     demand(all(case(none, (1, w, 1)) and case(none, all_, (w, 0)) for w in odd), "it refuses a model that is insulated: "
            "a gradient that is small, negative, adds up to 0 or is 0 in some places is one, too")
     demand(case(none, all_, (1, 1), (1, 1)), "it refuses a model whose cross-entropy reaches the expert: nothing is said about that")
     demand(not case(none, all_, cut=("flow", "ce", "both")), "it accepts losses that require no gradient: they reach nothing")
     demand(not case(none, all_, (0, 0), (1, 1)), "it accepts an expert that only the cross-entropy reaches: the flow loss must")
-    broken = torch.full((3,), torch.nan)
-    demand(not case((0, broken, 0), all_) and not case((0, broken / 0, 0), all_),
-           "it accepts a leak whose gradient is not a number: that changes a weight, too")
 
 
 @exercise("07.2", "open_gates", probe.open_gates)
 def check_open_gates(f):
     def gates():
-        return [torch.nn.Parameter(torch.zeros(shape)) for shape in ((4000,), (70, 50), (2, 30, 40), (1,), (2,))]
+        return [torch.nn.Parameter(torch.zeros(shape)) for shape in ((60_000,), (70, 50), (2, 30, 40), (1,), (2,))]
     one, two, other = gates(), gates(), gates()
     places = [g.detach() for g in one]                       # the same numbers in memory, as a model that holds them sees them
     f(list(one), 0)
     demand(torch.is_grad_enabled(), "gradients are switched off, and not on again: use `with torch.no_grad():`")
+    demand(all(g.requires_grad for g in one), "a gate no longer requires a gradient: leave requires_grad as it is")
     demand(not any(g.is_inference() or g.detach().is_inference() for g in one)
            and not raised(lambda: sum((g * 2).sum() for g in one).backward()),
            "autograd refuses these gates afterwards (inference_mode?): use torch.no_grad()")
@@ -682,7 +703,8 @@ def check_open_gates(f):
     demand(all(float((g != 0).double().mean()) > .99 for g in one), "some gates are still closed")
     demand(all(map(torch.equal, places, one)), "a gate got a new tensor (.data = ...), and whatever shares its memory still has zeros: "
            "fill it in place")
-    demand(all(g.is_leaf and g.requires_grad for g in one), "autograd noticed: fill them in place, under torch.no_grad()")
+    demand(all(len(g.detach().unique()) > .97 * g.numel() for g in one), "many numbers of a gate are equal: one for each entry")
+    demand(all(g.is_leaf for g in one), "autograd noticed: fill them in place, under torch.no_grad()")
     demand(all(torch.equal(a, b) for a, b in zip(one, two, strict=True)), "the same seed must give the same gates")
     demand(not torch.equal(one[0], other[0]), "another seed must give other gates")
     demand(not any(torch.equal(a.flatten()[:100], b.flatten()[:100]) for k, a in enumerate(one) for b in (*one[:k], *other)),
@@ -708,10 +730,9 @@ def check_open_gates(f):
     error = raised(lambda: f([torch.nn.Parameter(part[1])], 0))
     demand(not error and bool((part != 0).all(1)[1]) and not bool(part[[0, 2]].any()),
            "a gate that is a row of a larger tensor must be filled in place, and only it")
-    demand(all(len(g.detach().unique()) > .99 * g.numel() for g in one), "many numbers of a gate are equal: one for each entry")
     values = torch.cat([g.detach().flatten() for g in one])
-    demand(abs(float(values.std()) - .5) < .03, f"standard deviation {float(values.std()):.2f}; wanted .5")
-    demand(abs(float(values.mean())) < .04, f"their mean is {float(values.mean()):.2f}; wanted 0")
+    demand(abs(float(values.std()) - .5) < .009, f"standard deviation {float(values.std()):.3f}; wanted .5")
+    demand(abs(float(values.mean())) < .012, f"their mean is {float(values.mean()):.3f}; wanted 0")
     demand(all(abs(float((values.abs() < .5 * k).double().mean()) - share) < .025 for k, share in ((1, .683), (2, .954)))
            and int((values.abs() > 1.5).sum()) >= 8,
            "their standard deviation is right, but they are not normal (uniform?)")
@@ -742,7 +763,8 @@ def check_cross_entropy(f):
                "softmax and then log, or a limit, cuts its loss off. Take log_softmax")
         like(got, (each * real).sum() / real.sum(), "the loss" if pad == 0 else f"the loss with pad {pad}", mistakes=[
             ("divided by all places, padding included: the loss depends on how much padding there is", (each * real).mean()),
-            ("padding is where the id *equals* pad: real ids lie below it and above it", (each * (answer > pad)).sum() / (answer > pad).sum()),
+            ("padding is where the id *equals* pad: real ids lie below it and above it",
+             (each * (answer > pad)).sum() / (answer > pad).sum()),
             ("padding is predicted as if it were a word", each.mean()), ("that is the sum; wanted the mean", (each * real).sum()),
             ("logits [B, F, V] must become [B, V, F], also where V = F: transpose(1, 2) exchanges the axes" if words == 6 else
              "logits [B, F, V] were brought to [B, V, F] by a reshape, which mixes words and places; transpose(1, 2) exchanges the axes",
@@ -770,7 +792,8 @@ def check_clip(f):
         return float(torch.cat([g.flatten() for g in gradients]).norm())
     for limit, sizes, count in ((1., (.05, 100.), 2), (1., (30., 100.), 2), (1., (30., .05), 2), (.5, (.05, .02), 2),
                                 (.5, (30., .02), 3), (2., (1., 300.), 1), (.5, (.6, .45), 2), (2., (1.5, 2.5), 2),
-                                (1., (1.5, .8), 2), (1., (1.03, .98), 2), (4., (3.97, 4.06), 3), (1., (.5, 3.), 4)):
+                                (1., (1.5, .8), 2), (1., (1.03, .98), 2), (4., (3.97, 4.06), 3), (1., (.5, 3.), 4),
+                                (1., (2e-5, 3.), 2)):
         parts = [[torch.nn.Parameter(random(*((5 - i, 1 + i), (6,), (2, 3, 2), ())[i if count == 4 else i % 2], seed=40 + i))
                   for i in range(count)] for _ in sizes]
         for k, (part, size) in enumerate(zip(parts, sizes, strict=True)):
@@ -817,8 +840,10 @@ def check_clip(f):
         demand(isinstance(got, tuple | list) and len(got) == 2, f"it returned {got!r}; wanted (VLM's norm, expert's norm)")
         demand(count == 1 or not np.allclose([float(x) for x in got[::-1]], norms, rtol=1e-3),
                "the two norms are swapped: the VLM's comes first")
-        demand(np.allclose([float(x) for x in got], norms, rtol=1e-3),
+        demand(np.allclose([float(x) for x in got], norms, rtol=1e-3, atol=1e-3),
                f"it returned {got}; wanted the norms from before, {norms[0]:.3f} and {norms[1]:.1f}")
+        demand(np.allclose([float(x) for x in got], norms, rtol=1e-4, atol=0),
+               f"it returned {got}: nearly, but the norms from before are {norms[0]:.7g} and {norms[1]:.7g}: do not round them")
         demand(all(isinstance(x, float) for x in got), f"it returned {got!r}; wanted two floats")
     still = [[torch.nn.Parameter(torch.ones(2, 3))] for _ in range(2)]
     still[0][0].grad, still[1][0].grad = torch.zeros(2, 3), torch.full((2, 3), 9.)
@@ -845,10 +870,19 @@ def check_wilson(f):
                    f"{hits} of {n} gives an interval of no width: that is the plain normal one, which fails at 0 and 1")
             demand(abs(low - max(0, p - plain)) > 1e-6 or abs(high - min(1, p + plain)) > 1e-6,
                    "that is the plain normal interval, around p")
+            middle, half = sum(wanted) / 2, (wanted[1] - wanted[0]) / 2
+            for words, made in (("that is a 90 % interval: z is 1.645; wanted 1.96", ends(1.645)),
+                                ("that is a 99 % interval: z is 2.576; wanted 1.96", ends(2.576)),
+                                ("its middle is p; Wilson's is drawn towards 1/2, (p + z^2 / 2n) / (1 + z^2 / n)", (p - half, p + half)),
+                                ("that is Agresti and Coull's interval: its width is taken at the middle",
+                                 [middle + k * 1.96 * (middle * (1 - middle) / (n + 1.96 ** 2)) ** .5 for k in (-1, 1)]),
+                                ("under the root z^2 / 4n^2 is missing", [middle + k * plain / (1 + 1.96 ** 2 / n) for k in (-1, 1)])):
+                demand(not np.allclose((low, high), made, rtol=0, atol=2e-4), words)
         demand(low >= 0 and high <= 1, f"{hits} of {n}: got {low!r} to {high!r}; a rate lies within 0 to 1")
         demand(all(isinstance(x, float | int) for x in got), f"it returned {got!r}; wanted two floats")
         demand(np.allclose((low, high), wanted, rtol=0, atol=2e-4),
-               f"{hits} of {n}: got {low:.4f} to {high:.4f}, wanted {wanted[0]:.4f} to {wanted[1]:.4f}")
+               f"{hits} of {n}: got {low:.4f} to {high:.4f}, wanted {wanted[0]:.4f} to {wanted[1]:.4f}"
+               + ": at 0 and n of n it is the same formula" * (hits in (0, n)))
         demand(any(np.allclose((low, high), ends(z), rtol=0, atol=1e-9) for z in (1.96, 1.959963984540054, 1.959964)),
                f"{hits} of {n}: nearly, but got {low:.8f} to {high:.8f}, wanted {wanted[0]:.8f} to {wanted[1]:.8f}: do not round it")
 
@@ -890,7 +924,8 @@ def check_paired_interval(f):
     demand(abs(high - .2) > 1e-6, "2 wins against 0 in 20 scenes: it ends at .20, as the 95 % quantile does, "
            "or fewer scenes than there are; at 2.5 and 97.5 %, of 20 scenes drawn with repeats, it ends at .25")
     demand(abs(low) < 1e-6 and abs(high - .25) < 1e-6, f"2 wins against 0 in 20 scenes: got {low:.3f} to {high:.3f}, wanted 0 to .25: "
-           "each draw may be any of the 20 scenes, the last one too")
+           + ("each draw may be any of the 20 scenes, the last one too" if high < .25 else
+              "the quantiles at 2.5 and 97.5 % of the means of 20 scenes each"))
     lost = ends(none, few, 20000, 0)
     demand(abs(lost[0] + .2) > 1e-6,
            "0 wins against 2 in 20 scenes: it begins at -.20, which is the 5 % quantile; at 2.5 % it begins at -.25")

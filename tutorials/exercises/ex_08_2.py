@@ -1,7 +1,7 @@
 """Exercise 08.2. Clip the gradients of both parts. A bug hunt: find it and mend it.
 
 vlm, expert: lists of parameters with .grad. Scale the gradients in place, so that each part's norm is at most `limit`.
-Returns the two norms from before, (vlm, expert), as floats.
+Returns the two norms from before, (vlm, expert), as floats, not rounded.
 
 Rule: the standard library and torch; no nano_ki; the weights stay as they are.
 Easy, 5 minutes. Check: python -m tutorials.check 08.2 (--hint: a hint, --solution: a worked one)
