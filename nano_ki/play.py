@@ -8,8 +8,10 @@ The page (play.html) holds the scene and sends it along with each request; nothi
 a sentence, an answer is what a policy thinks: its picture, its plan while noise becomes motion, the VLM's words.
 """
 import base64
+import difflib
 import io
 import json
+import re
 import sys
 import threading
 import time
@@ -34,8 +36,12 @@ SHIPPED = {"ki": "knowledge insulation: a VLM that learned to act by FAST tokens
            "post_through": "the same without the stop-gradient: flow went through its VLM"}          # (files in data/)
 MOST, PATIENCE = 20_000, 30          # bytes in a request; seconds that it waits for the one before, or for its own bytes
 PATHS = "/scene", "/aim", "/plan", "/ask"
-SETS = world.TEST_SETS[:-1]          # ("long" is two commands in a row: give them)
-SCENES = 3                           # of each set in a report
+SETS, SCENES = world.TEST_SETS[:-1], 3         # ("long" is two commands in a row: give them); scenes of each set in a report
+EVERYDAY = {"red": "crimson scarlet ruby", "green": "lime olive", "blue": "navy azure", "yellow": "gold lemon", "cyan": "turquoise teal",
+            "purple": "violet lilac indigo magenta", "orange": "amber brown", "pink": "rose magenta", "disc": "disk ball circle coin",
+            "ring": "circle hoop", "square": "box block cube", "triangle": "pyramid cone", "cross": "plus", "left": "west", "right": "east",
+            "top": "north upper", "bottom": "south lower", "push": "move shove slide bring put", "where": "locate", "colour": "color"}
+load = cache(checkpoint.load_model)
 
 # What a policy thinks
 
@@ -46,8 +52,7 @@ def plan(model, tables, seed=0, cloth=None):
     c, size, ms = model.config, model.fast.horizon * model.fast.dims, {}
 
     def timed(name, work):
-        began = time.perf_counter()
-        result = work()
+        began, result = time.perf_counter(), work()
         ms[name] = round(1000 * (time.perf_counter() - began), 1)
         return result
     image, prompt = inputs(model, tables, cloth)
@@ -96,8 +101,8 @@ def attention(model, x, t, memory):
 
 @torch.no_grad()
 def ask(model, tables, text, cloth=None):
-    """The VLM's answer to a question about a table: its words, and the places in them with the words before each."""
-    prompt = language.parse(text)
+    """The VLM's answer to a question about a table: its words, the picture, and the places in the words, or in the question."""
+    prompt = understood(text)
     verb = language.WORDS[prompt[language.VERB]]
     refuse(verb not in language.QUESTIONS, f"{text!r} is no question about one picture; ask for example: where is the red star? "
            "what colour is at 12 20? describe the picture")
@@ -109,7 +114,10 @@ def ask(model, tables, text, cloth=None):
         if len(numbers) == 2:
             marks.append({"xy": short(place(*numbers[::-1 if verb == "find" else 1])), "label": language.answer_text(label)})
             label, numbers = [], []
-    return {"answer": language.answer_text(ids), "marks": marks, "ms": round(1000 * (time.perf_counter() - began), 1)}
+    if verb in ("colour", "shape"):
+        marks = [{"xy": short(place(*prompt[[language.X, language.Y]])), "label": language.answer_text(ids) or "(nothing)"}]
+    ms = round(1000 * (time.perf_counter() - began), 1)
+    return {"answer": language.answer_text(ids), "marks": marks, "picture": png(image[0].numpy()), "ms": ms}
 
 def inputs(model, tables, cloth=None):
     """evaluate.inputs, under another cloth."""
@@ -151,10 +159,23 @@ def json_of(tables):
     pucks = [dict(colour=world.COLOURS[c], shape=world.SHAPES[s], x=x, y=y) for (c, s), (x, y) in zip(tables.kind[0], short(tables.puck[0]), strict=True)]
     return {"table": {"pucks": pucks, "finger": short(tables.finger[0]), "down": bool(tables.pressed[0])}, "words": language.instruction(tables)[0]}
 
+def understood(text):
+    """language.parse; an unknown word is refused with those that fit: by their meaning, by their spelling, or of a kind that is missing."""
+    refuse(not isinstance(text, str), "a command is a sentence, and so is a question")
+    words = re.findall(r"(?<!\S)-\d+|[^\W_]+", text.lower())
+    slots = {language.SLOT_OF.get(w): w for w in words}
+    needs = language.SAID.get(verb := slots.get(language.VERB), ("VERB", "COLOUR", "SHAPE", "GOAL"))
+    fit = [w for w, slot in language.SLOT_OF.items() if slot not in slots and language.SLOT_NAMES[slot] in needs and w != "went"]
+    for word in (w for w in words if not (w in language.SLOT_OF or w in language.FILLERS or f"<{w}>" in language.NUMBERS)):
+        refuse(word.lstrip("-").isdecimal(), f"unknown word {word!r} in {text!r}; numbers are 0 to {language.BINS - 1}")
+        near = ([w for w, others in EVERYDAY.items() if word in others.split()] or difflib.get_close_matches(word, fit, 3, .75)
+                or [w for w in fit if language.SLOT_OF[w] == language.SLOT_OF[fit[0]]] or [re.sub("[{}]", "", language.SENTENCES[verb])])
+        refuse(True, f"unknown word {word!r} in {text!r}; say: {' or '.join(near)}")
+    return language.parse(text)
+
 def aim(tables, text, put=False):
     """Give one table a command in words, in place. put: an object that is not there takes the place of the last one."""
-    refuse(not isinstance(text, str), "a command is a sentence")
-    prompt = language.parse(text)
+    prompt = understood(text)
     refuse(prompt[language.VERB] != language.ID["push"], f"{text!r} is no command; say: push the COLOUR SHAPE to the GOAL")
     kind = prompt[[language.COLOUR, language.SHAPE]] - (language.COLOUR0, language.SHAPE0)
     if put and not (tables.kind[0] == kind).all(1).any():
@@ -180,12 +201,7 @@ def answer(path, given, policies):
     if path == "/plan":
         aim(tables, given.get("words"))
         return plan(load(policies[name]), tables, seed, cloth)
-    refuse(not isinstance(given.get("words"), str), "a question is a sentence")
-    return ask(load(policies[name]), tables, given["words"], cloth)
-
-@cache
-def load(path):
-    return checkpoint.load_model(path)
+    return ask(load(policies[name]), tables, given.get("words"), cloth)
 
 class Handler(BaseHTTPRequestHandler):
     """GET / is the page; a POST of JSON to /scene, /aim, /plan or /ask is answered by `answer`, one at a time."""
@@ -210,6 +226,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             given = json.loads(self.rfile.read(int(size)))
             refuse(not isinstance(given, dict), "a request is a JSON object")
+        except TimeoutError:
+            return self.send_error(408, f"the request is shorter than it says ({int(size)} bytes), and no more came in {self.timeout} s")
         except (ValueError, RecursionError) as error:
             return self.send_error(400, f"that is no request: {program.first_line(error)}")
         if not self.busy.acquire(timeout=PATIENCE):
@@ -232,11 +250,9 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in (("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", len(body)), ("Cache-Control", "no-store")):
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.wfile.write(b"" if self.command == "HEAD" else body)
 
-    def send_error(self, code, message=None, explain=None):
-        """(Also called by http.server itself, for what is no HTTP or another method.)"""
+    def send_error(self, code, message=None, explain=None):          # (http.server calls it, too, for what is no HTTP or another method)
         self.close_connection = True
         self.reply(code if code < 500 else 405, {"error": message or "that is no request that this server knows"})
 
@@ -244,8 +260,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 class Server(ThreadingHTTPServer):
-    def handle_error(self, request, address):
-        """(A browser that went away is no error.)"""
+    def handle_error(self, request, address):                        # (a browser that went away is no error)
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, address)
 
@@ -255,32 +270,28 @@ def page(data):
     """play.html with its data: for a server {"policies": {name: what it is}}, for a report {"runs": [gather]}."""
     data |= {"half": world.HALF, "puck": world.PUCK, "finger": world.FINGER, "goals": dict(zip(world.GOALS, short(world.PLACES), strict=True)), "sets": SETS,
              "rgb": {name: (255 * rgb).astype(int).tolist() for name, rgb in zip(world.COLOURS, render.RGB, strict=True)}, "bins": language.BINS}
-    text = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     data = json.loads(json.dumps(data), parse_constant=lambda name: None)              # (JSON has no NaN)
-    return text.replace("@DATA@", json.dumps(data).replace("<", "\\u003c"))           # ("<" inside a script must not end it)
+    text = json.dumps(data).replace("<", "\\u003c")                                    # ("<" inside a script must not end it)
+    return Path(__file__).with_suffix(".html").read_text(encoding="utf-8").replace("@DATA@", text)
 
 def gather(path, name=None):
     """All that a report shows of one run. name: what it is called (default: its folder's name)."""
-    path, summary, metrics, scenes = Path(path), None, [], []
+    path, summary, scenes = Path(path), None, []
     model = checkpoint.load_model(path)
-    if (path / "metrics.jsonl").exists():
-        metrics = checkpoint.read_metrics(path / "metrics.jsonl")
+    metrics = checkpoint.read_metrics(file) if (file := path / "metrics.jsonl").exists() else []
     with suppress(OSError, ValueError):                        # (of a run that is not finished there is none)
-        found = json.loads((path / "summary.json").read_text())
-        summary = found if "success" in found else None
-    batch = episodes.Data(replace(model.config, episodes=200), model.fast).batch()
-    gradients, insulate = {}, model.insulate
+        summary = found if "success" in (found := json.loads((path / "summary.json").read_text())) else None
+    batch, gradients, insulate = episodes.Data(replace(model.config, episodes=200), model.fast).batch(), {}, model.insulate
     for way, model.insulate in (("with the stop-gradient", True), ("without", False)):
         gradients[way] = probe.gradient_norms(model, batch)
     model.insulate = insulate
     for key in SETS:
         start = evaluate.test_scenes(key, SCENES, evaluate.CHECK_SEED, model.config.pucks)
         for tables in (start.take([i]) for i in range(SCENES)):
-            scene = {"set": key, **json_of(tables), "plans": []}
-            while sum(len(p["frames"]) for p in scene["plans"]) < world.HORIZON * model.config.rate:
-                scene["plans"].append(plan(model, tables))
-                if scene["plans"][-1]["done"]:
-                    break
+            scene, left = {"set": key, **json_of(tables), "plans": []}, world.HORIZON * model.config.rate
+            while left > 0:
+                scene["plans"].append(new := plan(model, tables))
+                left = 0 if new["done"] else left - len(new["frames"])
             scenes.append(scene)
     return {"name": name or path.name, "config": asdict(model.config), "metrics": metrics, "summary": summary, "gradients": gradients,
             "scenes": sorted(scenes, key=lambda s: s["plans"][-1]["done"])}

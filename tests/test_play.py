@@ -1,7 +1,10 @@
 """The page: what it shows is what the policy does, what is sent to it is checked, and it works in a browser (headless Chromium)."""
+import base64
 import contextlib
+import copy
 import html
 import http.client
+import io
 import json
 import random
 import re
@@ -17,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY, command
+from PIL import Image
 
 from nano_ki import checkpoint, evaluate, language, play, train, world
 from nano_ki import config as configuration
@@ -127,6 +131,17 @@ def test_a_question_is_answered_in_words_and_places(server):
     assert ask(server, "/ask", {**ONE, "words": f"what colour is at {x} {y}?", "clean": True})[1]["answer"] == "cyan"
 
 
+@pytest.mark.parametrize("name", play.SHIPPED)
+def test_a_question_about_a_place_marks_that_place_with_the_answer(server, name):
+    """Whatever the VLM says, and the camera's picture comes along."""
+    for what in ("colour", "shape"):
+        said = ask(server, "/ask", {**ONE, "policy": name, "words": f"what {what} is at 12 20?"})[1]
+        mark, = said["marks"]
+        assert (language.to_bin(mark["xy"]) == (12, 20)).all() and mark["label"] == (said["answer"] or "(nothing)")
+        with Image.open(io.BytesIO(base64.b64decode(said["picture"]))) as picture:
+            assert picture.size == (48, 48)
+
+
 def test_a_command_puts_what_is_not_there(server):
     status, said = ask(server, "/aim", {"table": TABLE, "words": "push the pink cross to the top"})
     assert status == 200 and said["words"] == "push the pink cross to the top" and said["table"]["pucks"][1]["colour"] == "pink"
@@ -152,6 +167,42 @@ def test_a_command_puts_what_is_not_there(server):
 def test_a_bad_request_gets_a_sentence(server, change, says):
     status, said = ask(server, "/plan", {**ONE, **change})
     assert status == 400 and says in said["error"], said
+
+
+@pytest.mark.parametrize("text, says", [
+    ("push the crimson ring to the left", "'crimson'.*; say: red"), ("push the turquoise ring to the left", "'turquoise'.*; say: cyan"),
+    ("push the violet ring to the left", "'violet'.*; say: purple"), ("push the red ring to the west", "'west'.*; say: left"),
+    ("push the red ring to the north", "'north'.*; say: top"), ("push the red ball to the east", "'ball'.*; say: disc"),
+    ("move the red disc to the top", "'move'.*; say: push"), ("where is the scarlet circle?", "'scarlet'.*; say: red"),
+    ("where is the red circle?", "'circle'.*; say: disc or ring"), ("push the redd star to the left", "'redd'.*; say: red"),
+    ("push the red star to the lefft", "'lefft'.*; say: left"), ("what color is at 12 20?", "'color'.*; say: colour"),
+    # What is near to nothing is answered with what may stand there, or with the form.
+    ("push the grey ring to the left", f"'grey'.*; say: {' or '.join(world.COLOURS)}"),
+    ("push the big red ring to the left", "'big'.*; say: push the COLOUR SHAPE to the GOAL"),
+    ("what colour is at 12 99?", "'99'.*; numbers are 0 to 31"), ("what colour is at 12 -3?", "'-3'.*; numbers are 0 to 31"),
+    ("what colour is at twelve 20?", r"'twelve'.*; say: what colour is at X Y\?"),
+    ("how are you?", "'how'.*; say: push or where.* or describe"),
+    ("where is the red ring 32", "'32'.*; numbers are 0 to 31")])
+def test_an_unknown_word_is_answered_with_those_that_fit(server, text, says):
+    for path in ("/plan", "/aim") if text.startswith(("push", "move")) else ("/ask",):
+        status, said = ask(server, path, {**ONE, "words": text})
+        assert status == 400 and re.fullmatch(f"unknown word {says}", said["error"]), said
+
+
+def test_all_words_offered_are_known_and_all_everyday_words_are_not():
+    offered = {known: others.split() for known, others in play.EVERYDAY.items()}
+    assert set(offered) <= {*world.COLOURS, *world.SHAPES, *world.GOALS, *language.QUESTIONS, "push"}
+    assert not {word for others in offered.values() for word in others} & {*language.SLOT_OF, *language.FILLERS}
+
+
+def test_a_body_that_does_not_come_is_answered(server, monkeypatch):
+    """The connection stays open, and the rest of the request never comes."""
+    monkeypatch.setattr(play.Handler, "timeout", .3)
+    with socket.create_connection(("127.0.0.1", server), 60) as sock:
+        sock.sendall(b"POST /plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{}")
+        reply = b"".join(iter(lambda: sock.recv(65536), b""))
+    head, _, said = reply.partition(b"\r\n\r\n")
+    assert b" 408 " in head.split(b"\r\n")[0] and "shorter than" in json.loads(said)["error"], reply
 
 
 def test_http_that_is_none(server):
@@ -314,13 +365,47 @@ def test_everything_is_in_it(page):
 
 COMMON = """
 const errors = []; window.onerror = m => errors.push(String(m)); console.error = m => errors.push(String(m)); addEventListener("unhandledrejection", e => errors.push(String(e.reason)));
-const out = {}, $ = q => document.querySelector(q), all = q => [...document.querySelectorAll(q)], wait = ms => new Promise(done => setTimeout(done, ms));
+const out = {cut: [], small: []}, $ = q => document.querySelector(q), all = q => [...document.querySelectorAll(q)];
+const wait = ms => new Promise(done => setTimeout(done, ms));
 const until = async f => { for (let i = 0; i < 400 && !f(); i++) await wait(100); return f(); };
+const named = e => `${e.tagName} ${(e.selectedOptions?.[0]?.text || e.value || e.textContent).trim().slice(0, 60)}`;
+const clips = (e, axis) => getComputedStyle(e)["overflow" + axis] !== "visible";
+const edges = e => {                           // of what is drawn of e: its box, and its words, which may be wider
+  const range = document.createRange(), all = [e.getBoundingClientRect()];
+  range.selectNodeContents(e);
+  if (!e.childElementCount && e.textContent) all.push(range.getBoundingClientRect());
+  const seen = all.filter(r => r.width);
+  return {left: Math.min(...seen.map(r => r.left)), right: Math.max(...seen.map(r => r.right)), top: all[0].top, bottom: all[0].bottom};
+};
+const look = (where, note) => {                // what is cut off, or must be scrolled sideways to be read, inside an element
+  for (const e of [...where.querySelectorAll("*")].filter(e => e.checkVisibility({visibilityProperty: true}))) {
+    const r = edges(e), drawn = e.ownerSVGElement, wide = e.scrollWidth > e.clientWidth + 1, high = e.scrollHeight > e.clientHeight + 1;
+    const say = what => { const s = `${what}: ${named(e)} (${note})`; if (!out.cut.includes(s)) out.cut.push(s); };
+    if (drawn && e.tagName !== "text" || r.right < r.left) continue;             // (a drawing may end at its frame, but no word of it)
+    if (!drawn && wide && (e.tagName === "INPUT" || clips(e, "X"))) say("wider than its box");
+    if (!drawn && high && /hidden|clip/.test(getComputedStyle(e).overflowY) && !e.matches("input, select, svg")) say("higher than its box");
+    if (e.tagName === "SELECT") {              // (its text, beside its arrow, is as wide as the browser would like it to be)
+      const free = e.cloneNode(true); free.style.cssText = "max-width: none; width: auto; position: absolute"; e.after(free);
+      if (free.offsetWidth > e.offsetWidth + 1) say("text cut");
+      free.remove();
+    }
+    let p = e.parentElement;
+    while (p && p !== document.body && !clips(p, "X")) p = p.parentElement;
+    const page = {left: 0, right: document.documentElement.clientWidth, top: -1e9, bottom: 1e9};
+    const b = !p || p === document.body ? page : p.getBoundingClientRect();
+    if (r.left < b.left - 1 || r.right > b.right + 1 || drawn && (r.top < b.top - 1 || r.bottom > b.bottom + 1)) say("beyond the edge");
+    if (!drawn) continue;
+    const m = e.getScreenCTM(), px = parseFloat(getComputedStyle(e).fontSize) * Math.hypot(m.a, m.b);
+    if (px < 11 && out.small.length < 20) out.small.push(`${px.toFixed(1)} px: ${named(e)}`);
+  }
+};
 const end = () => {
+  look(document.body, "at the end"); out.inner = innerWidth;
   out.unnamed = all("svg, img").filter(e => !e.getAttribute("aria-label") && !e.getAttribute("alt")).length;
   out.unlabelled = all("input, select").filter(e => !e.labels.length && !e.getAttribute("aria-label")).length;
   out.fetched = performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:") && !n.startsWith(location.origin));
-  out.sideways = document.documentElement.scrollWidth - innerWidth; out.errors = errors; document.title = "RESULT" + JSON.stringify(out);
+  out.sideways = document.documentElement.scrollWidth - document.documentElement.clientWidth; out.errors = errors;
+  parent.postMessage(out, "*");
 };
 """
 REPORT = """
@@ -332,18 +417,43 @@ REPORT = """
   out.end = dots(); noise.value = 0; noise.oninput(); out.start = dots();
   const pick = pane.querySelector("select"); pick.value = 3; pick.onchange(); out.other = label();
   const go = [...pane.querySelectorAll("button")].at(-1); go.click(); out.playing = go.textContent; go.click(); out.stopped = go.textContent;
+  all("details").forEach(e => { e.open = true; });
+  for (const pane of all("#runs section")) {         // every scene, at its start and at its end
+    const pick = pane.querySelector("select"), time = pane.querySelector(".time");
+    for (const o of pick.options) {
+      pick.value = o.value; pick.onchange(); look(pane, "start");
+      time.value = time.max; time.oninput(); look(pane, "end");
+    }
+  }
+  out.axes = all(".chart").every(c => c.querySelector("text[transform*=rotate]").textContent && c.textContent.includes("training steps"));
   out.headings = all("h2").map(e => e.textContent); out.panes = all("#runs section").length; out.charts = all(".chart").length;
 """
 LIVE = """
   await until(() => $("#say").value);
   const says = () => all(".say").map(e => e.textContent), type = (id, text, go) => { $(id).value = text; $(go).click(); };
   out.panes = all(".pane").length; out.what = all(".what").map(e => e.textContent);
+  $("#say").value = "push the orange triangle to the bottom"; look(document.body, "at first");
   type("#say", "push the crimson ring to the left", "#push"); await until(() => $(".error").textContent); out.unknown = $(".error").textContent; out.first = getComputedStyle($(".denoise").parentNode).visibility;
   type("#say", "push the cyan ring to the left", "#push"); await until(() => says().every(t => t.includes("done"))); out.pushed = says(); out.put = $(".error").textContent;
+  look(document.body, "after a plan");
   out.label = $(".board").getAttribute("aria-label"); out.told = all(".pane")[0].querySelectorAll(".told div").length;
   const noise = $(".denoise"), plan = () => $(".board").querySelectorAll("circle[fill='#ff9d2e']")[9].getAttribute("cx");
   const last = plan(); noise.value = 0; noise.oninput(); out.slides = last !== plan();
-  $("#back").click(); type("#ask", "where is the cyan ring?", "#asks"); const told = () => all(".answer").map(e => e.textContent); await until(() => told().every(t => t.includes("ms"))); out.answers = told(); out.crosses = all(".pane")[0].querySelectorAll(".board path[stroke='#ffe94a']").length;
+  $("#back").click(); const told = () => all(".answer").map(e => e.textContent);
+  const marks = e => e.querySelectorAll("path[stroke='#ffe94a']").length;
+  const seen = () => all(".pane").map(p => {         // pictures that can be seen, marks on them and on the board, the word drawn last
+    const eye = p.querySelector(".pair div svg"), board = p.querySelector(".board");
+    const pictures = eye.checkVisibility({visibilityProperty: true}) && eye.querySelectorAll("image").length;
+    return [pictures, marks(eye), marks(board), board.lastElementChild.textContent];
+  });
+  out.unseen = seen().map(s => s[0]);
+  const asks = async q => {
+    type("#ask", q, "#asks"); await until(() => told().every(t => t.includes(q) && t.includes("ms"))); look(document.body, q);
+    return told();
+  };
+  out.answers = await asks("where is the cyan ring?"); out.seen = seen();
+  out.at = [];
+  for (const q of ["what colour is at 12 20?", "what shape is at 31 0?", "what shape is at 0 31?"]) out.at.push([await asks(q), seen()]);
   type("#ask", "how are you?", "#asks"); await until(() => $(".error").textContent); out.question = $(".error").textContent;
   const puck = () => $(".puck"), before = puck().getAttribute("transform");
   puck().focus(); puck().dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight", bubbles: true})); out.moved = before !== puck().getAttribute("transform") && document.activeElement === puck();
@@ -354,6 +464,10 @@ LIVE = """
   const event = (kind, x, y, target) => target.dispatchEvent(new PointerEvent(kind, {clientX: x, clientY: y, bubbles: true}));
   $("#back").click(); const start = puck().getAttribute("transform");
   event("pointerdown", at.x + 5, at.y + 5, puck()); event("pointermove", b.x + b.width / 2, b.y + b.height / 2, window); event("pointerup", 0, 0, window); out.dragged = puck().getAttribute("transform"); out.from = start;
+  for (const [x, y] of [[0, 1], [1, 1], [0, 0], [1, 0]]) {
+    event("pointerdown", at.x + 5, at.y + 5, puck()); event("pointermove", b.x + x * b.width, b.y + y * b.height, window);
+    event("pointerup", 0, 0, window); look(document.body, `dragged to ${x} ${y}`);
+  }
   const old = $(".board").getAttribute("aria-label"); $("#new").click(); out.fresh = await until(() => $(".board").getAttribute("aria-label") !== old);
 """
 
@@ -364,13 +478,21 @@ def probed(text, steps):
                         f"try {{ await wait(50); {steps} }} catch (e) {{ errors.push(String(e)); }} end(); }});</script>")
 
 
+def framed(address, width):
+    """A page that holds another one, so wide. (No window of headless Chromium is narrower than 500 pixels.)"""
+    return (f"<!doctype html><link rel=icon href='data:,'><iframe src='{address}' style='border: 0; width: {width}px; height: 900px'>"
+            "</iframe><script>onmessage = e => { document.title = 'RESULT' + JSON.stringify(e.data); }</script>")
+
+
 def browse(address, width, folder):
-    """Open a probed page; what the probe found, which no page may lack."""
+    """Open a page that is `framed` and holds one that is `probed`; what the probe found, which no page may lack."""
     done = subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu",
-                           f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900",
+                           f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000",
                            "--virtual-time-budget=150000", "--dump-dom", address], capture_output=True, text=True, timeout=240)
     out = json.loads(html.unescape(re.search(r"<title>RESULT(.*?)</title>", done.stdout, re.S)[1]))
-    assert out["errors"] == [] and out["fetched"] == [] and out["unnamed"] == out["unlabelled"] == 0 and out["sideways"] <= 0, out
+    assert out["errors"] == [] and out["fetched"] == [] and out["unnamed"] == out["unlabelled"] == 0, out
+    assert out["inner"] == width and out["sideways"] <= 0 and not out["cut"] and not out["small"], "\n".join(map(str, (
+        out["inner"], out["sideways"], *out["cut"], *out["small"])))
     return out
 
 
@@ -378,11 +500,15 @@ def browse(address, width, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1300])
 def test_a_report_in_a_browser(page, tmp_path, width):
-    copy = tmp_path / "page.html"
-    copy.write_text(probed(page[0].read_text(), REPORT))
-    out = browse(f"file://{copy}", width, tmp_path)
+    """Of three runs, all of it can be read: nothing is cut off, nothing is smaller than 11 pixels."""
+    runs = copy.deepcopy(page[1]["runs"])
+    for run, (x, y) in zip(runs, ((.98, .98), (-.98, -.98)), strict=True):             # a puck in a corner has its name, too
+        run["scenes"][0]["table"]["pucks"][0].update(x=x, y=y)
+    (tmp_path / "page.html").write_text(probed(play.page({"runs": [*runs, {**runs[0], "name": "joint-lower-rate-2"}]}), REPORT))
+    (tmp_path / "frame.html").write_text(framed("page.html", width))
+    out = browse(f"file://{tmp_path}/frame.html", width, tmp_path)
     assert out["before"] != out["after"] and out["first"] != out["sixth"] and out["start"] != out["end"] and out["other"] != out["first"]
-    assert (out["playing"], out["stopped"], out["panes"], out["charts"]) == ("stop", "play", 2, 5)
+    assert (out["playing"], out["stopped"], out["panes"], out["charts"], out["axes"]) == ("stop", "play", 3, 5, True)
     assert out["headings"] == ["What came out", "Curves", "Rollouts, failures first", "Which loss reaches which weights", "Settings"]
 
 
@@ -391,13 +517,18 @@ def test_a_report_in_a_browser(page, tmp_path, width):
 @pytest.mark.parametrize("width", [390, 1300])
 def test_the_page_in_a_browser(server, tmp_path, monkeypatch, width):
     """Type, push, slide, ask, move by keys and by hand, and find all of it answered on the page."""
-    real = play.page
-    monkeypatch.setattr(play, "page", lambda data: probed(real(data), LIVE))
+    real, first = play.page, iter([framed("/?framed", width)])
+    monkeypatch.setattr(play, "page", lambda data: next(first, None) or probed(real(data), LIVE))
     out = browse(f"http://127.0.0.1:{server}/", width, tmp_path)
     assert (out["panes"] == 3 and out["what"] == list(play.SHIPPED.values())
             and "unknown word 'crimson'" in out["unknown"] and "unknown word 'how'" in out["question"])
     assert out["first"] == "hidden" and "cyan ring" in (out["put"] or "cyan ring")
     assert (out["pushed"][0].startswith("done in") and "push the cyan ring to the left" in out["label"]
             and out["told"] == 2 and out["slides"])
-    assert all("where is the cyan ring?" in text for text in out["answers"]) and out["crosses"] == 1
+    assert all("where is the cyan ring?" in text for text in out["answers"]) and out["seen"][0][2] == 1
+    # No picture before a question; then it is there, with as many marks as the board, and one at a place that was asked about.
+    assert out["unseen"] == [False] * 3 and all(shows == 1 and eye == board for shows, eye, board, _ in out["seen"])
+    for says, seen in out["at"]:
+        assert all((shows, eye, board) == (1, 1, 1) for shows, eye, board, _ in seen), (says, seen)
+        assert all(label[:9] in text for text, (*_, label) in zip(says, seen, strict=True)), (says, seen)
     assert out["moved"] and out["by_keys"].endswith("to the top") and out["dragged"] != out["from"] and out["fresh"]
