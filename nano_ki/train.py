@@ -212,8 +212,8 @@ def loop(job, stop, watch, rank):
 
 def check(model, data, watch):
     """A short evaluation during training, for a line of metrics.jsonl."""
-    won, _ = evaluate.success(evaluate.policy_of(model), model.config, 100, ("seen", "new_both"), evaluate.CHECK_SEED)
-    return {"success": won, "vqa": evaluate.vqa_both(model, 100), **watch(model, data)}
+    won, right = evaluate.success(evaluate.policy_of(model), model.config, 100, ("seen", "new_both"), evaluate.CHECK_SEED)
+    return {"success": won, "right_puck": right, "vqa": evaluate.vqa_both(model, 100), **watch(model, data)}
 
 def finish(job, size, began):
     """Evaluate what was saved, write what came out, draw; returns the summary."""

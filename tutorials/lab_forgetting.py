@@ -50,7 +50,7 @@ ANSWERS = {"d": "detached", "t": "through", "e": "equal"}
 LADDER = {          # rung: (flags of nano_ki.train, what is expected of it)
     "flow": (["--recipe", "pi0"], "flow through the raw VLM: it learns to push, and forgets"),
     "detach": (["--recipe", "frozen"], "the same, detached: it keeps everything, and learns little"),
-    "FAST": (["--vlm-samples", "0"], "and FAST tokens for the VLM: it learns to push, and FAST erases what it knew"),
+    "FAST": (["--vlm-samples", "0"], "and a subtask and FAST tokens for the VLM: it learns to push, and these erase what it knew"),
     "questions": ([], "and questions: it learns to push, and keeps what it knew. This is knowledge insulation"),
 }
 EACH = ["--steps", "250", "--vlm-rate", ".01", "--vlm-adam", ".01", "--scenes", "100", "--check-every", "0"]        # of the rungs
@@ -78,13 +78,19 @@ def complete(form):
 def ask(name):
     """A form, filled in at the terminal."""
     form = empty_form(name)
-    print("After training, which of the two is higher? d: detached, t: through, e: equal (less than .05 apart; speed: less than 5 %).")
+    def say(text, end="\n"):                                 # (--json prints JSON alone)
+        print(text, end=end, file=sys.stderr, flush=True)
+
+    def answer(question):
+        say(question, "")
+        return input()
+    say("After training, which of the two is higher? d: detached, t: through, e: equal (less than .05 apart; speed: less than 5 %).")
     for key, question in MEASURED.items():
         try:
-            while (said := input(f"{question} [d/t/e] ").strip().lower()) not in ANSWERS:
-                print("wanted d, t or e")
-            while not ((sure := input("  how sure are you, 34 to 100 %? ").strip().rstrip("% ")).isdecimal() and 34 <= int(sure) <= 100):
-                print("  wanted a whole number from 34 (a guess) to 100 (certain)")
+            while (said := answer(f"{question} [d/t/e] ").strip().lower()) not in ANSWERS:
+                say("wanted d, t or e")
+            while not ((sure := answer("  how sure are you, 34 to 100 %? ").strip().rstrip("% ")).isdecimal() and 34 <= int(sure) <= 100):
+                say("  wanted a whole number from 34 (a guess) to 100 (certain)")
         except EOFError:
             raise ValueError("the answers end here; nothing is kept") from None
         form["higher"][key], form["sure"][key] = ANSWERS[said], int(sure)
@@ -136,14 +142,14 @@ def start(out, flags, threads=1):
 
 
 def points_of(out):
-    """What a run has found so far, in its checks and at the end: [{"step", "shown", "knew", "new", "book", "said"}]."""
+    """What a run has found so far, in its checks and at the end: [{"step", "shown", "knew", "right", "new", "book", "said"}]."""
     path, end = out / "metrics.jsonl", out / "shown.json"
     checks = [m for m in checkpoint.read_metrics(path) if "success" in m] if path.exists() else []
     if end.exists():
         summary = compare.read_json(out / "summary.json")
         checks.append({**summary, "step": summary["steps"], "vqa": {"book": summary["vqa_after"]}, **compare.read_json(end)})
     return [{"step": m["step"], "shown": m["shown"]["rate"], "knew": m["success"]["seen"]["rate"],
-             "new": m["success"]["new_both"]["rate"], "book": book(m["vqa"]["book"]), "said": m["said"]} for m in checks]
+             "right": m["right_puck"]["seen"]["rate"], "new": m["success"]["new_both"]["rate"], "book": book(m["vqa"]["book"]), "said": m["said"]} for m in checks]
 
 
 def folders(folder):
@@ -158,7 +164,8 @@ def watch_both(folder, flags, tell=print):
         checkpoint.clear(out)
         (out / "shown.json").unlink(missing_ok=True)
     jobs = {arm: start(out, [*ARMS[arm], *flags]) for arm, out in outs.items()}
-    tell(f"{'':10s}step  shown kinds  twelve kinds  new both  book answers")
+    tell(f"{folder / 'page.png'} is drawn anew while they run\n{'':10s}step  shown kinds  twelve kinds  right puck of the twelve  new both  "
+         "book answers")
     told, running = dict.fromkeys(ARMS, 0), True
     try:
         while running:
@@ -167,7 +174,7 @@ def watch_both(folder, flags, tell=print):
             points = {arm: points_of(out) for arm, out in outs.items()}
             for arm, mine in points.items():
                 for p in mine[told[arm]:]:
-                    tell(f"{arm:10s}{p['step']:4d}{p['shown']:12.2f}{p['knew']:14.2f}{p['new']:11.2f}{p['book']:13.2f}")
+                    tell(f"{arm:10s}{p['step']:4d}{p['shown']:12.2f}{p['knew']:14.2f}{p['right']:26.2f}{p['new']:10.2f}{p['book']:13.2f}")
             if told != (told := {arm: len(mine) for arm, mine in points.items()}):
                 page(points, folder / "page.png")
             time.sleep(.5 * running)
@@ -184,8 +191,9 @@ def page(points, path):
     """The picture that is drawn anew: curves of both arms, and where each VLM says that the puck of a command is."""
     charts = {title: {arm: ([p["step"] for p in mine], [p[key] for p in mine]) for arm, mine in points.items()} for title, key in (
         ("success on the three shown kinds, by step", "shown"), ("success on the twelve kinds it knew, by step", "knew"),
-        ("success on new colours and shapes, by step", "new"), ("answers about the book, by step", "book"))}
-    draw.curves(charts, path, 420, 260, 2)
+        ("right puck pushed, of the twelve, by step", "right"), ("success on new colours and shapes, by step", "new"),
+        ("answers about the book, by step", "book"))}
+    draw.curves(charts, path, 420, 260, 3)
     tables, size = asked(), 270
     pictures = render.robot_camera(tables, size, configuration.Config.cloth)
     curves = Image.open(path).convert("RGB")
@@ -309,7 +317,7 @@ def main():
     parser.add_argument("files", nargs="*", help="forms (JSON); for ladder: rungs")
     parser.add_argument("--form", action="store_true", help="predict: write an empty form, to fill in by hand")
     parser.add_argument("--folder", default=str(FOLDER), help="where the runs and the page are written")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON (what is told on the way goes to stderr)")
+    parser.add_argument("--json", action="store_true", help="all, run: print the result as JSON (what is told on the way goes to stderr)")
     parser.add_argument("--train", default="", help='flags of nano_ki.train for all runs, in quotes: --train="--steps 200"')
     args = parser.parse_args()
     folder, flags, count = Path(args.folder), shlex.split(args.train), len(args.files)

@@ -44,7 +44,7 @@ SLIDES = [
     (38, "Measured, three seeds", ["Left: 600 steps. Right: 1,800. Blue is all that a practitioner sees",
                                    "Above: the expert reads a subtask. Below, as in the lab: it reads none, and the rate that is best "
                                    "on the shown kinds forgets"],
-     "results/dial.png", "Question 9 of the claims. With the line there is nothing to choose."),
+     "results/dial.png", "Question 6 of the claims. With the line there is nothing to choose."),
     (44, "The line: a bug hunt", ["In nano_ki it is one line. In your file it has a bug: find it, mend it",
                                   "tutorials/exercises/ex_06_1.py", "$ python -m tutorials.check 06.1"], "",
      "Five minutes. Then ask: what comes back through V? (--hint opens hints one by one.) The right line: nano_ki/model.py, "
@@ -53,7 +53,7 @@ SLIDES = [
                                  "A new expert's gates are 0: a test at step 0 passes on any model", "$ python -m nano_ki.probe"],
      "drawings/gates.png", "Page 07. The lazy test, which looks at the flow loss alone, passes two wrong placements besides the paper's."),
     (58, "And what teaches the VLM?",
-     ["Flow through the VLM: it learns to push, and forgets", "Detached and alone: it keeps everything, and learns little", "FAST tokens teach it to act, and erase",
+     ["Flow through the VLM: it learns to push, and forgets", "Detached and alone: it keeps everything, and learns little", "A subtask and FAST tokens teach it to act, and erase",
       "Questions restore", "$ python -m tutorials.lab_forgetting ladder"], "drawings/tokens.png",
      "Four rungs, three to six minutes. Each pair writes down what it expects of each rung first."),
     (68, "Knowledge insulation",

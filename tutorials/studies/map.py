@@ -5,7 +5,7 @@ subtask), and joint training from the VLM, of 400 steps (the dials) and of 800 a
 It says what a practitioner sees, success on the kinds that are shown, and what stays unseen: the kinds that the VLM knew before,
 new ones, and its answers.
 
-    python -m tutorials.studies.map          # the tables; writes map.png and dial.png of tutorials/results
+    python -m tutorials.studies.map          # the tables; writes map.png, map_joint.png, dial.png
 
 The runs are lines of post.jsonl, joint.jsonl and arms.jsonl (claims.FILES has the commands).          Read next: claims.py
 """
@@ -29,17 +29,18 @@ WORDS = {           # settings that are turned -> how a row is called
     "vlm_samples": "{} questions", "fast_loss": ("no FAST", "FAST"),
     "alpha": "alpha {:g}", "subtask": ("no subtask", "subtask"), "tokens": "{} tokens", "start": "from a generalist",
 }
+FEWER = ("as it is", "1,800 steps", "3,600 steps", "VLM rate 0.0003", "48 kinds shown", "24 questions", "0 questions, no FAST, no subtask")
 WAYS = {"post_tenth": "a tenth of the gradient", "post_late": "stopped for half of the steps", "post_held": "features held to a copy's"}
 
 
 def pairs(lines):
     """[((the Config of the runs without the detach, how they let the gradient through), runs with it, runs without it)] of the
-    same seeds."""
-    runs, out = {}, []                   # (Config, way): {seed: line}
+    same seeds and the same VLMs at the beginning (each seed's generalist was trained on two machines)."""
+    runs, out = {}, []                   # (Config, way): {(seed, what the VLM knew): line}
     for m in lines:
         if m["arm"] not in compare.PROGRAMS or m["arm"] in WAYS:
             c = replace(config_of(m), recipe="ki", seed=0, check_every=0, threads=0)          # (recipes are but names for settings)
-            runs.setdefault((c, WAYS.get(m["arm"], "")), {})[m["seed"]] = m
+            runs.setdefault((c, WAYS.get(m["arm"], "")), {})[m["seed"], *m["vqa_before"].values()] = m
 
     def detached(c):
         c = replace(c, insulate=True)
@@ -52,7 +53,7 @@ def pairs(lines):
         if not c.insulate:
             stopped = detached(c)
             if both := sorted(stopped.keys() & through.keys()):
-                out.append(((c, way), [stopped[seed] for seed in both], [through[seed] for seed in both]))
+                out.append(((c, way), [stopped[start] for start in both], [through[start] for start in both]))
     return out
 
 
@@ -112,8 +113,9 @@ def answers(lines, key="vqa_after"):
     return float(np.mean([book(m[key]) for m in lines]))
 
 
-def tables(lines, brief=False):
-    """Markdown: with / without the detach, for each row of each base; and the differences, unless brief."""
+def tables(lines, brief=False, fewer=False):
+    """Markdown: with / without the detach, for each row of each base; and the differences, unless brief. fewer: of each base
+    only the rows of FEWER."""
     def cell(ours, theirs, side):
         middle, low, high = apart(ours, theirs, side)
         return f"{rate_of(ours, side):.2f} / {rate_of(theirs, side):.2f}" + f": {middle:+.2f} [{low:+.2f}, {high:+.2f}]" * (not brief)
@@ -124,6 +126,8 @@ def tables(lines, brief=False):
         sides = [side for side in (DRAWN if brief else SIDES) if side != "shown kinds"
                  or any("shown" in m["success"] for row in found for m in row[2])]
         for label, _, ours, theirs in found:
+            if fewer and label not in FEWER:
+                continue
             pace = [f"{np.mean([m['samples_a_second'] for m in ours]):.0f} / {np.mean([m['samples_a_second'] for m in theirs]):.0f}",
                     " / ".join(map(seconds_to, (ours, theirs))).strip(" /")]
             rows.append([label, len(theirs), *(cell(ours, theirs, side) for side in sides),
@@ -134,16 +138,18 @@ def tables(lines, brief=False):
     return "\n\n".join(out)
 
 
-def plot(lines, path=RESULTS / "map.png"):
-    """Each row's differences, with minus without the detach, and their intervals."""
-    rows = []
-    for name, base, mine in bases(lines):
-        found = rows_of(mine, base)
-        rows += [(name, None)] * bool(found) + [
-            (f"{label} ({len(theirs)})", [*(apart(ours, theirs, side) for side in DRAWN), (answers(ours) - answers(theirs),) * 3])
-            for label, _, ours, theirs in found]
-    if rows:
-        draw.save(forest(rows, (*DRAWN, "answers, book")), path)
+def plot(lines, folder=RESULTS):
+    """Each row's differences, with minus without the detach, and their intervals: map.png of post-training, map_joint.png of joint
+    training."""
+    for some, file in ((bases(lines)[:2], "map.png"), (bases(lines)[2:], "map_joint.png")):
+        rows = []
+        for name, base, mine in some:
+            found = rows_of(mine, base)
+            rows += [(name, None)] * bool(found) + [
+                (f"{label} ({len(theirs)})", [*(apart(ours, theirs, side) for side in DRAWN), (answers(ours) - answers(theirs),) * 3])
+                for label, _, ours, theirs in found]
+        if rows:
+            draw.save(forest(rows, (*DRAWN, "answers, book")), folder / file)
 
 
 def forest(rows, heads, low=-.45, high=.95):
