@@ -58,7 +58,7 @@ def test_every_question_makes_its_table_and_plot(monkeypatch, tmp_path):
     monkeypatch.setattr(claims, "RESULTS", tmp_path)
     page, wide = claims.page(), claims.wide()
     assert "Not measured" not in page + wide and page.count("\n## ") == len(claims.QUESTIONS) and wide.count("\n## ") == len(claims.TABLES)
-    assert {p.name for p in tmp_path.glob("*.png")} == {q[3] for q in claims.QUESTIONS if q[3]}
+    assert {p.name for p in tmp_path.glob("*.png")} == {"map_joint.png"} | {q[3] for q in claims.QUESTIONS if q[3]}
     assert [row.split("|")[1:6] for row in claims.needed(lines).splitlines()[2:]] == [
         [" **ki** ", " yes ", " yes ", " yes ", "  "], [" **pi0** ", "  ", "  ", "  ", " yes "]]
     assert "| **pi0** | 3 | 1.00" not in claims.generalises(lines) and "| **ki** | 3 | 1.00 [1.00, 1.00] |" in claims.generalises(lines)
@@ -93,7 +93,7 @@ def line(arm, seed, won, *flags, sets=("shown", "seen", "new_colour", "new_both"
     """A line of post-training in which so many of 100 scenes are won."""
     outcome, half = evaluate.outcome(np.arange(100) < won), evaluate.outcome(np.arange(100) < won // 2)
     return {"arm": arm, "seed": seed, "flags": [*flags, "--check-every", "100"], "steps": 600 if "post" in arm else 800,
-            "samples_a_second": 500, "train_seconds": 50., "success": dict.fromkeys(sets, outcome),
+            "vqa_before": {"where": .9}, "samples_a_second": 500, "train_seconds": 50., "success": dict.fromkeys(sets, outcome),
             "right_puck": dict.fromkeys(("new_colour", "new_both"), outcome), "vqa_after": {"where": .9, "colour": .9, "shape": won / 100},
             "checks": [{"step": 200, "seconds": 20., "success": {"seen": half}}]}
 
@@ -120,6 +120,14 @@ def test_the_map_pairs_runs_that_differ_by_the_line_alone():
     text = post.tables(lines)
     assert "| VLM rate 0.001 | 1 | 0.80 / 0.60: +0.20 [" in text and "| 50 / never |" in text and post.seconds_to(rows[0][2], .6) == "35"
     assert "joint training" in post.tables(lines, brief=True) and "[" not in post.tables(lines, brief=True)
+
+
+def test_a_pair_began_at_the_same_generalist():
+    """A seed's generalist may have been trained on two machines: what differs then is not the line alone."""
+    ours, other = line("post", 0, 80), {**line("post", 0, 90), "vqa_before": {"where": .8}}
+    assert post.pairs([other, line("post_through", 0, 50)]) == []
+    [(_, [detached], _)] = post.pairs([other, ours, line("post_through", 0, 50)])
+    assert detached is ours
 
 
 def test_the_dial_is_read_off_the_shown_kinds_and_off_the_answers():
