@@ -138,6 +138,10 @@ def test_both_arms_and_a_rung_for_real(tmp_path):
     words = shlex.join(f"--{k.replace('_', '-')}={v}" for k, v in flags.items())
     (tmp_path / "me.json").write_text(json.dumps(form_of("through")))
     done = run("run", tmp_path / "me.json", "--folder", tmp_path / "f", "--train", words)
+    assert done.returncode != 0 and "was not locked here" in done.stderr                 # (its digest was made by hand)
+    (tmp_path / "me.json").write_text(json.dumps({**form_of("through"), "lock": None}))
+    assert run("lock", tmp_path / "me.json").returncode == 0
+    done = run("run", tmp_path / "me.json", "--folder", tmp_path / "f", "--train", words)
     assert done.returncode == 0, done.stderr
     assert "you said: through" in done.stdout and "of 5 right" in done.stdout and (tmp_path / "f" / "page.png").stat().st_size > 5000
     result = json.loads((tmp_path / "f" / "result.json").read_text())

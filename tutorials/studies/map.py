@@ -40,7 +40,8 @@ def pairs(lines):
     for m in lines:
         if m["arm"] not in compare.PROGRAMS or m["arm"] in WAYS:
             c = replace(config_of(m), recipe="ki", seed=0, check_every=0, threads=0)          # (recipes are but names for settings)
-            runs.setdefault((c, WAYS.get(m["arm"], "")), {})[m["seed"], *m["vqa_before"].values()] = m
+            start = m["seed"], *m["vqa_before"].values()
+            runs.setdefault((c, WAYS.get(m["arm"], "")), {})[start] = m
 
     def detached(c):
         c = replace(c, insulate=True)
