@@ -167,14 +167,12 @@ def check_min_jerk(f):
     demand(max(abs(speed[0]), abs(speed[-1])) < .05, "it starts or ends with speed: that jerks (t itself, or a ramp?)")
     demand(max(abs(torch.diff(speed)[[0, -1]]) * 100) < 1.5, "it starts or ends with acceleration: t^2 (3 - 2 t) has speed 0 at "
            "the ends, and still jumps in acceleration")
-    right = torch.from_numpy(world._min_jerk(t.numpy()))
-    like(s, right, "the stroke", why=": it is smooth at both ends, but not the polynomial of degree 5")
     fine = torch.linspace(0, 1, 10_007, dtype=torch.double)
-    like(f(fine), torch.from_numpy(world._min_jerk(fine.numpy())), "the stroke at 10,007 times",
-         why=": it is right at each hundredth, not between them")
-    nearly = ": nearly. One polynomial for all times, in the precision of t"
-    like(s, right, "the stroke", 1e-9, nearly)
-    like(f(fine), torch.from_numpy(world._min_jerk(fine.numpy())), "the stroke at 10,007 times", 1e-9, nearly)
+    for times, got, what, why in ((t, s, "the stroke", ": it is smooth at both ends, but not the polynomial of degree 5"),
+                                  (fine, f(fine), "the stroke at 10,007 times", ": it is right at each hundredth, not between them")):
+        wanted = torch.from_numpy(world._min_jerk(times.numpy()))
+        like(got, wanted, what, why=why)
+        like(got, wanted, what, 1e-9, ": nearly. One polynomial for all times, in the precision of t")
     for shape in ((3, 4), (), (1,), (1, 3), (2, 1, 3)):
         more = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.double)
         like(f(more), torch.from_numpy(np.asarray(world._min_jerk(more.numpy()))),

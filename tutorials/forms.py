@@ -64,9 +64,10 @@ def locked(form, complete, lab, here=True):
     complete(form)
     if not form["lock"]:
         raise ValueError(f"this form is not locked; do it with: python -m {lab} lock FILE")
-    if form["lock"] != digest(form) or before(form) not in (None, form["lock"]):
+    first = before(form)
+    if form["lock"] != digest(form) or first not in (None, form["lock"]):
         raise ValueError("this form was changed after it was locked")
-    if here and not before(form):
+    if here and not first:
         raise ValueError(f"this form was not locked here ({LOCKS} does not have it); go on where it was locked")
     return form
 

@@ -78,6 +78,7 @@ def complete(form):
 def ask(name):
     """A form, filled in at the terminal."""
     form = empty_form(name)
+
     def say(text, end="\n"):                                 # (--json prints JSON alone)
         print(text, end=end, file=sys.stderr, flush=True)
 
@@ -149,7 +150,8 @@ def points_of(out):
         summary = compare.read_json(out / "summary.json")
         checks.append({**summary, "step": summary["steps"], "vqa": {"book": summary["vqa_after"]}, **compare.read_json(end)})
     return [{"step": m["step"], "shown": m["shown"]["rate"], "knew": m["success"]["seen"]["rate"],
-             "right": m["right_puck"]["seen"]["rate"], "new": m["success"]["new_both"]["rate"], "book": book(m["vqa"]["book"]), "said": m["said"]} for m in checks]
+             "right": m["right_puck"]["seen"]["rate"], "new": m["success"]["new_both"]["rate"],
+             "book": book(m["vqa"]["book"]), "said": m["said"]} for m in checks]
 
 
 def folders(folder):

@@ -142,13 +142,14 @@ def tables(lines, brief=False, fewer=False):
 def plot(lines, folder=RESULTS):
     """Each row's differences, with minus without the detach, and their intervals: map.png of post-training, map_joint.png of joint
     training."""
-    for some, file in ((bases(lines)[:2], "map.png"), (bases(lines)[2:], "map_joint.png")):
+    found = bases(lines)
+    for some, file in ((found[:2], "map.png"), (found[2:], "map_joint.png")):
         rows = []
         for name, base, mine in some:
-            found = rows_of(mine, base)
-            rows += [(name, None)] * bool(found) + [
+            changed = rows_of(mine, base)
+            rows += [(name, None)] * bool(changed) + [
                 (f"{label} ({len(theirs)})", [*(apart(ours, theirs, side) for side in DRAWN), (answers(ours) - answers(theirs),) * 3])
-                for label, _, ours, theirs in found]
+                for label, _, ours, theirs in changed]
         if rows:
             draw.save(forest(rows, (*DRAWN, "answers, book")), folder / file)
 
