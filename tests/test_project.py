@@ -172,7 +172,7 @@ def test_numbers_in_prose_are_counted():
     assert f"data/vlm.pt ({(ROOT / 'data' / 'vlm.pt').stat().st_size / 1e6:.1f} MB)" in readme
     assert "under half a million parameters" in readme and millions["laptop"][0] < .5
     assert f"{len(language.WORDS)} words" in readme
-    assert "Twelve pages" in readme and len(run.pages()) == 12
+    assert "Nineteen pages" in readme and len(run.pages()) == 19
     assert "Twenty exercises" in readme and len(check.CHECKS) == 20
     assert "rejects six wrong places" in readme
     assert f"{len(world.KINDS['all'])} kinds" in readme and "twelve" in readme and len(world.KINDS["seen"]) == 12

@@ -13,10 +13,39 @@ from tutorials import check, draw_ideas, run, slides
 PAGES = run.pages()
 
 
-@pytest.mark.parametrize("number", sorted(PAGES))
+RUNGS = [rung for rung in PAGES if rung in ("00b", "00c", "00d", "00e")]          # each trains for 100 steps
+KEPT = {"00b": (0, .7), "00c": (.98, 1), "00d": (.2, .8), "00e": (.88, 1)}           # answers about the book at the end
+
+
+@pytest.mark.parametrize("number", sorted(set(PAGES) - set(RUNGS) - {"08"}))
 def test_a_page_does_what_it_says(number):
+    page_runs(number)
+
+
+def page_runs(number):
     done = command("tutorials.run", number, "--yes")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", RUNGS)
+def test_a_rung_shows_what_its_page_says(number):
+    """What the flow loss takes, the detach keeps, FAST takes, and questions keep."""
+    told = re.findall(r"step (\d+): flow loss ([\d.]+); right answers: book ([\d.]+), robot's pictures ([\d.]+)", page_runs(number))
+    assert [int(step) for step, *_ in told] == [25, 50, 75, 100]
+    flow, book, robot = zip(*[map(float, numbers) for _, *numbers in told], strict=True)
+    assert flow[-1] < .25 < flow[0] and KEPT[number][0] <= book[-1] <= KEPT[number][1]
+    if number == "00d":
+        assert max(robot) > .5 and robot[-1] < max(robot) - .05           # it learned to find things on the cloth, and then loses words
+    else:
+        assert (robot[-1] > .85) == (number == "00e")
+
+
+@pytest.mark.slow
+def test_flow_pulls_a_tenth_as_hard():
+    told = re.findall(r"flow ([\d.]+), cross-entropy ([\d.]+), cosine", page_runs("08"))
+    assert len(told) == 5 and all(float(flow) < .25 * float(ce) for flow, ce in told)
 
 
 def test_a_page_stops_until_one_has_predicted(tmp_path, monkeypatch):
@@ -37,14 +66,13 @@ def test_a_page_stops_until_one_has_predicted(tmp_path, monkeypatch):
 
 
 def test_every_page_has_its_parts():
-    assert sorted(PAGES) == [f"{i:02d}" for i in range(12)]
-    for number, path in PAGES.items():
+    assert list(PAGES) == ["00", "00a", "00b", "00c", "00d", "00e", *(f"{i:02d}" for i in range(1, 9)), "08a", "09", "10", "11", "12"]
+    for (number, path), after in zip(PAGES.items(), [*list(PAGES)[1:], None], strict=True):
         text = path.read_text()
-        for part in ("inutes", "Afterwards you", "**Predict", "## Change something" if number != "11" else "**Change something.**",
-                     "**In three lines.**", "*Asked about public code"):
+        ends = ("**In one line.**",) if number[2:] and number != "08a" or not after else ("**In three lines.**", "*Asked about public code")
+        for part in ("inutes", "Afterwards you", "**Predict", "## Change something" if number != "11" else "**Change something.**", *ends):
             assert part in text, (number, part)
-        if number != "11":
-            assert f"{int(number) + 1:02d}_" in text.split("*Next:*")[1], number
+        assert not after or f"]({PAGES[after].name})" in text.split("*Next:*")[1], number
         assert max(len(line) for line in text.splitlines() if not line.startswith("|") and "https://" not in line) <= 170, number
 
 

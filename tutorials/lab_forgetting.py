@@ -13,7 +13,7 @@ would ruin for everybody to see (--train="--subtask" shows that). Both run side 
     python -m tutorials.lab_forgetting ladder            # what each part of the recipe is for, rung by rung
 
 While it runs, runs/forgetting/page.png is drawn anew. A lock has a code, the first digits of a hash of the answers. Whoever collects
-the codes beforehand knows which forms were locked before the result.          Read next: 08_two_losses.md
+the codes beforehand knows which forms were locked before the result.          Read next: 08a_post_training.md
 """
 import json
 import os

@@ -33,7 +33,7 @@ CLOSE = .02                     # numbers may differ by this share
 
 def pages():
     """{"00": path, ...} of the pages that there are."""
-    return {p.name[:2]: p for p in sorted(HERE.glob("[0-9][0-9]_*.md"))}
+    return {p.name.split("_")[0]: p for p in sorted(HERE.glob("[0-9][0-9]*_*.md"))}
 
 
 def blocks(text):
@@ -165,7 +165,7 @@ def main():
     parser.add_argument("--notebook", help="write the page as a notebook instead")
     args = parser.parse_args()
     known = pages()
-    chosen = list(known) if args.all else [n.zfill(2) for n in args.pages]
+    chosen = list(known) if args.all else [n.zfill(3 if n[-1:].isalpha() else 2) for n in args.pages]
     bad = [n for n in chosen if n not in known]
     if bad or not chosen or args.notebook and len(chosen) != 1:
         sys.exit(f"error: {'no page ' + bad[0] if bad else 'name a page'}; there are {', '.join(known)} (or --all)")

@@ -65,7 +65,7 @@ SLIDES = [
     (76, "When does it pay?", ["Post-training on narrow data, by flow alone: for all that is not shown",
                                "Shown everything again: pushing is better without, answers are lost",
                                "A VLM that never saw the robot: detached and alone it starves"], "",
-     "The map, too large for a wall: tutorials/results/map.png. Page 08, the table: \"May the expert's gradient enter my VLM?\" Each pair says which row their own project is."),
+     "The map, too large for a wall: tutorials/results/map.png. Page 08a, the table: \"May the expert's gradient enter my VLM?\" Each pair says which row their own project is."),
     (84, "Before you trust somebody's .detach()",
      ["What would you test?", "Which curve would have warned you?",
       "At home: pages 04 to 08, and build the policy yourself: tutorials/my_vla.py"], "", "One sentence each. Collect them."),
