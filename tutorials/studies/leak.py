@@ -1,5 +1,5 @@
 """A mistake to try: an expert that reads the FAST tokens while it trains. They are the answer, and they are gone when
-the robot acts: the training loss is wonderful, and the policy fails.
+the robot acts: the training loss is lower, and the policy worse.
 
     python -m tutorials.studies.leak [flags of nano_ki.train]
 """
