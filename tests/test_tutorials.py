@@ -58,8 +58,15 @@ def test_a_page_stops_until_one_has_predicted(tmp_path, monkeypatch):
         return next(given)
     assert run.run(path, told.append, ask) == [] and told == [
         "Predict: which of a and b?\n>", "    (you said: both)", "    1", "Predict again.\n>", "    (you said: nothing)", "    2"]
+    # What a block prints is told line by line, while it runs; its last line, too, where it ends without a newline.
+    path.write_text("```python\nprint(1)\nseen.append(len(told))\nprint(2, end='')\n```\n```text\n1\n2\n```\n")
+    told.clear()
+    monkeypatch.setattr("builtins.told", told, raising=False)
+    monkeypatch.setattr("builtins.seen", seen := [], raising=False)
+    assert run.run(path, told.append) == [] and told == ["    1", "    2"] and seen == [1]
     # None is passed over.
     assert all(len(run.questions(page.read_text())) == page.read_text().count("**Predict") > 0 for page in PAGES.values())
+    assert "00a_what_it_knows" in command("tutorials.run", "0a", "--yes").stdout
     done = command("tutorials.run", "4", text="it goes backwards\nfrom .5 on\n")
     assert done.returncode == 0 and "you said: it goes backwards" in done.stdout and "more answers" not in done.stdout, done.stderr
     assert "with --yes" in command("tutorials.run", "4").stderr

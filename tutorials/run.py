@@ -63,9 +63,24 @@ def quoted(code, source):
     return any(source[i:i + len(code)] == code for i in range(len(source) - len(code) + 1))
 
 
-def execute(code, namespace, name, line):
-    """Run one block; what it printed. A last line that is an expression is printed, as in a notebook."""
-    tree, printed = ast.parse(code), io.StringIO()
+class Told(io.StringIO):
+    """Keeps what is printed into it, and says each line at once: some blocks train for a while."""
+
+    def __init__(self, say):
+        super().__init__()
+        self.say, self.stdout, self.line = say, sys.stdout, ""
+
+    def write(self, text):
+        *lines, self.line = (self.line + text).split("\n")
+        with contextlib.redirect_stdout(self.stdout):
+            for line in lines:
+                self.say(f"    {line}".rstrip())
+        return super().write(text)
+
+
+def execute(code, namespace, name, line, say):
+    """Run one block and say what it prints; returns that. A last line that is an expression is printed, as in a notebook."""
+    tree, printed = ast.parse(code), Told(say)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     ast.increment_lineno(tree, line)
     with contextlib.redirect_stdout(printed):
@@ -75,7 +90,10 @@ def execute(code, namespace, name, line):
             value = eval(compile(ast.Expression(last.value), name, "eval"), namespace)
             if value is not None:
                 print(value)
-    return printed.getvalue()
+    out = printed.getvalue()
+    if printed.line:
+        printed.write("\n")
+    return out
 
 
 def questions(text):
@@ -108,11 +126,12 @@ def run(path, say=print, ask=None):
                 wrong.append(f"{where}: these lines do not stand in {options.removeprefix('quote=')}")
         elif language == "python":
             try:
-                printed = execute(code, namespace, path.name, line)
+                printed = execute(code, namespace, path.name, line, say)
             except Exception as error:           # (a page may raise anything; say where)
                 wrong.append(f"{where}: {type(error).__name__}: {error}")
                 break
-            say(textwrap.indent(printed.rstrip(), "    ") if printed else f"    ({where} prints nothing)")
+            if not printed:
+                say(f"    ({where} prints nothing)")
         elif language == "text":
             if (difference := differs(printed, code)) is not None:
                 wrong.append(f"{where}: {difference}; printed:\n{textwrap.indent(printed, '    ')}")
