@@ -47,11 +47,11 @@ MEASURED = {        # what is asked of both arms
     "speed": "samples trained on in a second",
 }
 ANSWERS = {"d": "detached", "t": "through", "e": "equal"}
-LADDER = {          # rung: (flags of nano_ki.train, what is expected of it)
-    "flow": (["--recipe", "pi0"], "flow through the raw VLM: it learns to push, and forgets"),
-    "detach": (["--recipe", "frozen"], "the same, detached: it keeps everything, and learns little"),
-    "FAST": (["--vlm-samples", "0"], "and a subtask and FAST tokens for the VLM: it learns to push, and these erase what it knew"),
-    "questions": ([], "and questions: it learns to push, and keeps what it knew. This is knowledge insulation"),
+LADDER = {          # rung: (flags of nano_ki.train, what is trained)
+    "flow": (["--recipe", "pi0"], "the flow loss alone, its gradient let through to the VLM (page 00b)"),
+    "detach": (["--recipe", "frozen"], "the flow loss alone, its gradient stopped (page 00c)"),
+    "FAST": (["--vlm-samples", "0"], "the gradient stopped, and a subtask and FAST tokens to teach the VLM (page 00d)"),
+    "questions": ([], "the same with questions in each batch: knowledge insulation (page 00e)"),
 }
 EACH = ["--steps", "250", "--vlm-rate", ".01", "--vlm-adam", ".01", "--scenes", "100", "--check-every", "0"]        # of the rungs
 
@@ -281,12 +281,12 @@ def class_table(forms, result):
 
 
 def ladder(folder, rungs, given=()):
-    """One run for each rung, after the other: what is expected of it, and what came out."""
+    """One run for each rung, after the other: what is trained, and what came out."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in rungs:
-        flags, expected = LADDER[name]
+        flags, trained = LADDER[name]
         out = (folder / f"rung-{name}").resolve()
-        print(f"\n{name}: {expected}", flush=True)
+        print(f"\n{name}: {trained}", flush=True)
         job = start(out, [*flags, *EACH, *given], os.cpu_count())
         try:
             if job.wait():
