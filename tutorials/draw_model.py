@@ -21,7 +21,7 @@ BLUE, ORANGE, RED = (0, 90, 181), (220, 110, 0), (205, 20, 50)
 PALE_BLUE, PALE_ORANGE = (233, 241, 251), (253, 241, 226)
 SCENE = 75                                   # of the test scenes: nothing hides anything in it
 VLM, EXPERT = (345, 551), (760, 966)         # left and right end of the layers
-LAYERS, TALL = (294, 236, 178, 120), 44      # top of layer 1, 2, 3, 4; their height
+LAYERS, TALL = (294, 236, 178, 120), 44      # top of layer 0, 1, 2, 3; their height
 ROW, WALL = 392, 690                         # the middle of the row of tokens; the place of the red line
 
 
@@ -81,7 +81,7 @@ def inputs(pen, sheet):
 def stack(pen, left, right, x, start, result, loss, colour):
     """Four layers; values rise at x, from what goes in below to what comes out on top, and the loss on it."""
     below = start
-    for number, top in enumerate(LAYERS, 1):
+    for number, top in enumerate(LAYERS):
         box(pen, left, top, right, top + TALL, f"layer {number}")
         arrow(pen, x, below, x, top + TALL)
         below = top
