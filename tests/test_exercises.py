@@ -403,7 +403,7 @@ FOREIGN = [
     ("09.2", RIGHT["09.2"].replace("d[at].mean(1)", "torch.cat((d[at].mean(1), d.mean()[None]))"), "nothing else among the means"),
     ("10.1", "def freeze(vlm, expert, rate, decay):\n    for p in vlm:\n        p.requires_grad_(False)\n"
              "        p.grad = torch.zeros_like(p)\n"
-             "    return torch.optim.AdamW([*vlm, *expert], lr=rate, weight_decay=decay)", "moved"),
+             "    return torch.optim.AdamW([*vlm, *expert], lr=rate, weight_decay=decay)", ".grad of what it was given"),
     ("01.1", "def min_jerk(t):\n"
              "    if t.numel() == 1: return torch.tensor(10 * t.item() ** 3 - 15 * t.item() ** 4 + 6 * t.item() ** 5, "
              "dtype=t.dtype)\n    return t ** 3 * (10 - 15 * t + 6 * t * t)", "has shape"),
@@ -624,6 +624,25 @@ FOREIGN = [
     ("08.2", RIGHT["08.2"].replace("float(torch.nn.utils.clip_grad_norm_(p, limit))",
                                    "round(float(torch.nn.utils.clip_grad_norm_(p, limit)), 4)"), "do not round them"),
     ("09.2", RIGHT["09.2"].replace(".025, .975", ".005, .995"), "97.5 %"),
+    ("03.1", "import functools\n@functools.cache\ndef cosines(H):\n    n = torch.arange(H).double()\n"
+             "    return (2 / H) ** .5 * torch.cos(math.pi * n[:, None] * (n + .5) / H)\n"
+             "def dct_matrix(H):\n    c = cosines(H)\n    c[0] /= 2 ** .5\n    return c", "what the call before returned"),
+    ("05.1", "def prefix_mask(prefix, answer):\n    at = torch.arange(prefix + answer)\n    reach, last = at.clone(), prefix - 1\n"
+             "    reach[:last] = at[last]\n    return at <= reach[:, None]", "for 0, 5"),
+    ("05.2", RIGHT["05.2"].replace("def draw_mask(prefix, draws, horizon):", "def draw_mask(prefix, draws, horizon):\n    prefix = prefix or 1"),
+             "for 0, 3, 2"),
+    ("08.1", "def cross_entropy(logits, answer, pad):\n    losses = [F.cross_entropy(x.transpose(1, 2), y, ignore_index=pad)\n"
+             "              for x, y in zip(logits.split(8), answer.split(8))]\n    return sum(losses) / len(losses)", "shape [90, 9, 12]"),
+    ("08.2", "def clip(vlm, expert, limit):\n"
+             "    norms = [torch.cat([p.grad.flatten() for p in part]).norm().item() for part in (vlm, expert)]\n"
+             "    for a, b in zip(vlm, expert):\n        a.grad.mul_(min(1, limit / norms[0]))\n        b.grad.mul_(min(1, limit / norms[1]))\n"
+             "    return tuple(norms)", "not all of the"),
+    ("10.1", "def freeze(vlm, expert, rate, decay):\n    expert.sort(key=lambda p: p.numel(), reverse=True)\n"
+             "    return torch.optim.AdamW(expert, lr=rate, weight_decay=decay)", "changes what it was given"),
+    ("10.1", "def freeze(vlm, expert, rate, decay):\n    expert.sort(key=lambda p: p.numel())\n"
+             "    return torch.optim.AdamW(expert, lr=rate, weight_decay=decay)", "changes what it was given"),
+    ("10.1", "def freeze(vlm, expert, rate, decay):\n    for p in vlm: p.grad = torch.zeros_like(p)\n"
+             "    return torch.optim.AdamW(expert, lr=rate, weight_decay=decay)", ".grad of what it was given"),
 ]
 
 

@@ -35,8 +35,8 @@ def check_target(f):
 def check_training_step(f):
     """Two small parts, and losses of which one reaches only the expert, as with insulation."""
     def case(old=True):
-        weights = {name: [torch.nn.Parameter(random(3, 2, seed=k + i)) for i in range(2)] for k, name in enumerate(("vlm", "expert"))}
-        parts = {name: (w, [torch.optim.SGD(w[:1], .1), torch.optim.SGD(w[1:], .2)]) for name, w in weights.items()}
+        weights = {name: [torch.nn.Parameter(random(3, 2, seed=k + i)) for i in range(3 - k)] for k, name in enumerate(("vlm", "expert"))}
+        parts = {name: (w, [torch.optim.SGD([p], .1 + .1 * i) for i, p in enumerate(w)]) for name, w in weights.items()}
         for p in (p for w in weights.values() for p in w if old):
             p.grad = torch.full_like(p, 9.)
         return weights, parts, {"ce": sum(p.pow(2).sum() for p in weights["vlm"]), "flow": sum(p.pow(3).sum() for p in weights["expert"])}

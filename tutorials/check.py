@@ -40,13 +40,15 @@ HUNTS = {"05.1": "87b0a35048ffa892", "06.1": "0e598a0e3cc72dfa", "07.2": "fa3d02
          "08.1": "eb74ae9328898404", "08.2": "6859cf56aa22ee19", "10.1": "ef215e1de1f9e2ea"}
 
 
-def guarded(f, careful=True):
-    """f, but Wrong if a call changes what it was given (if `careful`), what the call before returned, or a global random generator."""
+def guarded(f, careful=True, grads=True):
+    """f, but Wrong if a call changes what it was given (if `careful`) or its .grad (if `grads`), what the call before returned, or a
+    global random generator."""
     last = []                                 # what the call before returned, and copies
 
     def call(*given):
         before = tensors(given) if careful else []
         copies = [x.detach().clone() for x in before]
+        owned = [(x, x.grad, None if x.grad is None else x.grad.clone()) for x in before if grads and x.is_leaf]
         torch.rand(1), random.random()                                  # (so that no seed's first state is here)
         state, pythons = torch.get_rng_state(), random.getstate()
         out = f(*given)
@@ -56,6 +58,8 @@ def guarded(f, careful=True):
         demand(len(after) == len(before) and all(a is b for a, b in zip(after, before, strict=True))
                and all(map(torch.equal, before, copies)),
                "it changes what it was given: whoever called it may need that again. Work on new tensors")
+        demand(all(x.grad is None or x.grad is grad and torch.equal(grad, copy) for x, grad, copy in owned),
+               "it writes into the .grad of what it was given: an optimiser may still use that")
         demand(all(torch.equal(x, copy) for x, copy in last), "a call changes what the call before returned: make new tensors")
         last[:] = [(x, x.detach().clone()) for x in tensors([out]) if not any(x is y for y in before)]
         return out
@@ -176,9 +180,9 @@ def load(path):
     return module
 
 
-def answer(path, name, check, right="right", hunt=None, careful=True):
+def answer(path, name, check, right="right", hunt=None, careful=True, grads=True):
     """{"passed", "says", "seconds"} for the function `name` of a file. hunt: the hash of a file in which nobody has hunted yet;
-    careful: what the function is given must stay as it is."""
+    careful: what the function is given must stay as it is; grads: its .grad, too."""
     start, kind = time.perf_counter(), torch.get_default_dtype()
     try:
         demand(hunt is None or hunt != print_of(text_of(path)),
@@ -186,7 +190,7 @@ def answer(path, name, check, right="right", hunt=None, careful=True):
         with intact(), limited(SECONDS), redirect_stdout(sys.stderr):           # (--json prints JSON alone)
             module = load(path)
             demand(hasattr(module, name), f"there is no function {name} in it")
-            check(guarded(getattr(module, name), careful))
+            check(guarded(getattr(module, name), careful, grads))
             demand(torch.get_default_dtype() == kind, "it leaves torch's default dtype changed, for everybody (set_default_dtype)")
         passed, says = True, right
     except Wrong as wrong:
@@ -213,7 +217,7 @@ def run(number, path=None):
     name, key, check = CHECKS[number]
     return {"number": number,
             **answer(path or path_of(number), name, check, f"right. The library's own: {answer_key(key)}", HUNTS.get(number),
-                     careful=number not in ("07.2", "08.2"))}               # (there what is given is to be changed)
+                     careful=number not in ("07.2", "08.2"), grads=number != "07.1")}       # (there what is given, or its .grad, may be changed)
 
 
 def next_hint(number, opened):

@@ -127,12 +127,13 @@ def told(x):
 
 
 def agree(f, number, cases, atol=1e-5):
-    """Wrong if f and the worked solution part on any of these arguments: in each of LOOKS, and again after the values were
-    moved about in the same tensors."""
+    """Wrong if f and the worked solution part on any of these arguments: in each of LOOKS, and again: with the same
+    numbers, or after the values were moved about in the same tensors."""
     right = reference(number)
     for case in cases:
         sizes = ", ".join(filter(None, map(told, case)))
-        looks, turns = (LOOKS, ("", ", with other values than the call before")) if tensors(case) else ({"": torch.clone}, ("",))
+        looks, turns = ((LOOKS, ("", ", with other values than the call before")) if tensors(case)
+                        else ({"": torch.clone}, ("", ", called a second time,")))
         for look, change in looks.items():
             given = each(change, case)
             for again in turns:
@@ -463,7 +464,7 @@ def check_prefix_mask(f):
         demand(bool(got[:prefix, :prefix].all()), "the prefix must be read both ways: not all of its tokens see all of them")
         demand(bool(got[prefix:, :prefix].all()), "the answer must see the whole prefix")
         like(got, wanted, "the mask", why=": the answer must see all of itself that came before")
-    agree(f, "05.1", [(5, 3), (2, 6), (3, 6), (8, 0), (1, 1)])
+    agree(f, "05.1", [(5, 3), (2, 6), (3, 6), (8, 0), (1, 1), (0, 1), (0, 5)])
 
 
 @exercise("05.2", "draw_mask", expert.draw_mask)
@@ -486,7 +487,7 @@ def check_draw_mask(f):
         like(got, wanted, f"the mask of {draws} draws of {horizon} tokens, behind a prefix of {prefix}",
              why=": each draw is a block of as many tokens as the horizon, which see each other and no other draw")
     agree(f, "05.2", [(4, draws, horizon) for draws in (1, 2, 3, 7, 13) for horizon in (1, 3, 7, 11, 29, 41)]
-          + [(1, 17, 16), (45, 8, 8), (3, 300, 2), (3, 2, 300)])
+          + [(1, 17, 16), (45, 8, 8), (3, 300, 2), (3, 2, 300), (0, 3, 2), (0, 1, 5)])
 
 
 @exercise("06.1", "memory_for_expert", model.VLA.memory_for_expert)
@@ -781,7 +782,10 @@ def check_cross_entropy(f):
     agree(f, "08.1", [(random(batch, places, words), torch.cat((1 + whole(batch, places - 1, high=words - 1, seed=places),
                                                                 torch.zeros(batch, 1, dtype=torch.long)), 1), 0)
                       for batch, places, words in ((1, 5, 5), (1, 2, 3), (5, 5, 5), (2, 14, 9), (3, 120, 7), (40, 2, 382))]
-          + [(random(2, 3, 5), torch.tensor([[1, 2, 0], [0, 0, 0]]), 0)])
+          + [(random(2, 3, 5), torch.tensor([[1, 2, 0], [0, 0, 0]]), 0)]
+          # Many answers, each of a length of its own.
+          + [(random(batch, 9, 12), (1 + whole(batch, 9, high=11, seed=5)) * (torch.arange(9) < 1 + whole(batch, 1, high=9, seed=6)), 0)
+             for batch in (7, 90, 300)])
 
 
 @exercise("08.2", "clip", torch.nn.utils.clip_grad_norm_)
@@ -843,6 +847,15 @@ def check_clip(f):
         demand(np.allclose([float(x) for x in got], norms, rtol=1e-4, atol=0),
                f"it returned {got}: nearly, but the norms from before are {norms[0]:.7g} and {norms[1]:.7g}: do not round them")
         demand(all(isinstance(x, float) for x in got), f"it returned {got!r}; wanted two floats")
+    for counts in ((1, 3), (4, 2), (2, 9)):
+        mine, right = ([[torch.nn.Parameter(random(3, 1 + i, seed=k)) for i in range(count)] for k, count in enumerate(counts)] for _ in "12")
+        for p, q in zip(sum(mine, []), sum(right, []), strict=True):
+            p.grad, q.grad = (30. * random(*p.shape, seed=7) for _ in "12")
+        f(*mine, 2.)
+        for name, part, its in zip(("VLM", "expert"), mine, right, strict=True):
+            torch.nn.utils.clip_grad_norm_(its, 2.)
+            demand(all(same(p.grad, q.grad, 1e-4) for p, q in zip(part, its, strict=True)),
+                   f"with {counts[0]} parameters of the VLM and {counts[1]} of the expert, not all of the {name}'s are scaled alike")
     still = [[torch.nn.Parameter(torch.ones(2, 3))] for _ in range(2)]
     still[0][0].grad, still[1][0].grad = torch.zeros(2, 3), torch.full((2, 3), 9.)
     demand(not (error := raised(lambda: f(*still, 1.))) and not bool(still[0][0].grad.any()),
@@ -957,8 +970,8 @@ def check_paired_interval(f):
 @exercise("10.1", "freeze", "nano_ki.train:prepare")
 def check_freeze(f):
     def part(seed):
-        return [torch.nn.Parameter(random(4, 4, seed=seed)), torch.nn.Parameter(random(4, seed=seed + 1)),
-                torch.nn.Parameter(random(2, seed=seed + 2))]
+        shapes = ((4,), (4, 4), (2,)) if seed else ((3,), (4, 4))            # (the VLM has another number of them)
+        return [torch.nn.Parameter(random(*shape, seed=seed + i)) for i, shape in enumerate(shapes)]
     # A loss may give frozen weights gradients of zero.
     for zeros, rate, decay in ((False, .1, .1), (True, .1, .1), (True, .02, .5)):
         vlm, own, twin = part(0), part(5), part(5)
