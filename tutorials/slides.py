@@ -60,7 +60,7 @@ SLIDES = [
      ["Detach, FAST, questions: two losses, one model", "Does the detach still matter, with all of it? Write it down"], "",
      "Before the next slide: a show of hands."),
     (70, "Joint training from the VLM, measured", ["@ki", "@joint", "@pi0", "@frozen"], "",
-     "It does not, in joint training: the VLM's own loss is ten times stronger. A result that a class should meet: "
+     "It does not, in joint training: the gradient of the VLM's own loss is ten times longer, and questions bring back what flow moves (page 08). A result that a class should meet: "
      "honest measurement contradicts the name of the method, here."),
     (76, "When does it pay?", ["Post-training on narrow data, by flow alone: for all that is not shown",
                                "Shown everything again: pushing is better without, answers are lost",
