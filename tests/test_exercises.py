@@ -57,9 +57,8 @@ def token_shift(words): return Shift().eval()(words)""",
              "def sample_time(u):\n    b = torch.exp(torch.log(u) / 1.5)\n    return .999 * (1 - b)",
              "def sample_time(u):\n    u = (2 * u - 1).abs()\n    return 1 - (.999 * u ** (2 / 3) + .001)",
              """def sample_time(u):
-    out = torch.empty_like(u)
-    for i in range(u.numel()): out.view(-1)[i] = 1 - (.999 * u.flatten()[i] ** (1 / 1.5) + .001)
-    return out"""],
+    flat = [1 - (.999 * x ** (1 / 1.5) + .001) for x in u.flatten()]
+    return torch.stack(flat).reshape(u.shape)"""],
     "04.2": ["""def path(action, noise, t):
     if tuple(t.shape) != tuple(action.shape[:-2]): raise ValueError(t.shape)
     return torch.lerp(noise, action, t.unsqueeze(-1).unsqueeze(-1))""",
@@ -106,10 +105,7 @@ def path(action, noise, t):
              """def expert_attention(q, k, v, memory):
     keys, values = torch.cat((memory[0], k), -2), torch.cat((memory[1], v), -2)
     w = torch.exp(torch.einsum('bnhk,bntk->bnht', q, keys) * (10 / q.shape[3]))
-    return torch.einsum('bnht,bntk->bnhk', w / w.sum(-1, keepdim=True), values)""",
-             """def expert_attention(q, k, v, memory):          # (q and k are normalised)
-    keys, values = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)
-    return (10 * F.cosine_similarity(q[:, :, :, None], keys[:, :, None], dim=-1)).softmax(-1) @ values"""],
+    return torch.einsum('bnht,bntk->bnhk', w / w.sum(-1, keepdim=True), values)"""],
     "07.1": ["def insulated(losses, vlm, expert):                      # plain: PyTorch's error stands for False\n"
              "    def norms(name, params):\n"
              "        return [float(g.abs().max()) for g in torch.autograd.grad(losses()[name], params, "
@@ -627,6 +623,13 @@ FOREIGN = [
     ("03.1", "import functools\n@functools.cache\ndef cosines(H):\n    n = torch.arange(H).double()\n"
              "    return (2 / H) ** .5 * torch.cos(math.pi * n[:, None] * (n + .5) / H)\n"
              "def dct_matrix(H):\n    c = cosines(H)\n    c[0] /= 2 ** .5\n    return c", "what the call before returned"),
+    ("03.1", "import functools\n@functools.cache\n" + RIGHT["03.1"].strip(), "the tensor that the call before returned"),
+    ("05.1", "import functools\n@functools.cache\n" + RIGHT["05.1"].strip(), "the tensor that the call before returned"),
+    ("01.1", "def min_jerk(t):\n    x = t.view(-1)\n    return (x ** 3 * (10 - 15 * x + 6 * x * x)).view(t.shape)", "view size is not"),
+    ("02.1", "def prefix_tokens(side, stride, slots):\n    n = int(side * (1 / stride))\n    return n * n + slots", "for 49, 49, 7"),
+    ("02.1", "def prefix_tokens(side, stride, slots):\n    return int(torch.tensor(side / stride).square()) + slots", "for 4097, 1, 7"),
+    ("06.2", "def expert_attention(q, k, v, memory):\n    keys, values = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)\n"
+             "    return (10 * F.cosine_similarity(q[:, :, :, None], keys[:, :, None], dim=-1)).softmax(-1) @ values", "not all gradients"),
     ("05.1", "def prefix_mask(prefix, answer):\n    at = torch.arange(prefix + answer)\n    reach, last = at.clone(), prefix - 1\n"
              "    reach[:last] = at[last]\n    return at <= reach[:, None]", "for 0, 5"),
     ("05.2", RIGHT["05.2"].replace("def draw_mask(prefix, draws, horizon):", "def draw_mask(prefix, draws, horizon):\n    prefix = prefix or 1"),

@@ -83,11 +83,6 @@ def raised(call):
     return None
 
 
-def viewed(error):
-    """Whether `view` refused a tensor that is no block in memory: nobody asks an answer to take one."""
-    return "view size is not compatible" in str(error)
-
-
 def kinds_stay(f, given, what):
     """Wrong if of float32, float64 or bfloat16 tensors f makes one of another kind. (Not every function knows bfloat16: it may raise.)"""
     for kind in (torch.float, torch.double, torch.bfloat16):
@@ -135,7 +130,7 @@ def agree(f, number, cases, atol=1e-5):
         looks, turns = ((LOOKS, ("", ", with other values than the call before")) if tensors(case)
                         else ({"": torch.clone}, ("", ", called a second time,")))
         for look, change in looks.items():
-            given = each(change, case)
+            given, made = each(change, case), {}
             for again in turns:
                 what, wanted = f"for {sizes}{look}{again} the result", right(*given)
                 try:
@@ -143,12 +138,13 @@ def agree(f, number, cases, atol=1e-5):
                 except (Wrong, NotImplementedError):
                     raise
                 except Exception as error:
-                    if look and viewed(error):
-                        break
                     raise Wrong(f"{what}: it raises {type(error).__name__} ({program.first_line(error)[:80]})") from None
                 if isinstance(wanted, torch.Tensor):
                     like(got, wanted, what, atol)
                     tensor(got, wanted.shape, what, wanted.dtype)
+                    demand(tensors(case) or got.data_ptr() not in made, f"{what} is the tensor that the call before returned: whoever "
+                           "changes the one changes the other. Make a new one in each call")
+                    made = {got.data_ptr(): got}                     # (held, so that its memory is not given away)
                 else:
                     demand(np.allclose(got, wanted, rtol=0, atol=atol), f"{what}: got {got}; wanted {wanted}")
                 for x in tensors(given):
@@ -216,7 +212,8 @@ def check_prefix_tokens(f):
     vlm = decoder.VLM(32, 1, 1, 48, 10, SLOTS, 2)
     length = vlm.prefix(torch.zeros(1, 48, 48, 3, dtype=torch.uint8), torch.zeros(1, SLOTS, dtype=torch.long)).shape[1]
     demand(f(48, vit.STRIDE, SLOTS) == length, f"the library's VLM reads {length}")
-    agree(f, "02.1", [(n * stride, stride, slots) for n in (1, 3, 8, 17, 64) for stride in (1, 2, 5, 8, 32) for slots in (0, 1, 2, 7, 40)])
+    agree(f, "02.1", [(n * stride, stride, slots) for n in (1, 3, 8, 17, 64) for stride in (1, 2, 5, 8, 32) for slots in (0, 1, 2, 7, 40)]
+          + [(n * stride, stride, 7) for n in range(1, 7) for stride in range(1, 200)] + [(4097, 1, 7)])
 
 
 @exercise("02.2", "token_shift", decoder.VLM.prefix)
@@ -320,8 +317,7 @@ def check_sample_time(f):
     for some in (slice(0, 5), slice(7, 8), slice(100, 101), slice(0, 2), slice(40, 3000)):
         like(f(u[some]), t[some], f"the times of {len(u[some])} of these u alone", 1e-6, own)
     turned = u[:12].view(3, 4).T
-    if not viewed(raised(lambda: f(turned))):
-        like(f(turned), t[:12].view(3, 4).T, "the times after a transpose", 1e-6, own)
+    like(f(turned), t[:12].view(3, 4).T, "the times after a transpose", 1e-6, own)
     ends = f(torch.tensor([0., 1e-30, 1 - 2 ** -24, 1.]))
     demand(bool(ends.isfinite().all()) and float(ends.min()) >= -1e-6 and float(ends.max()) <= 1,
            f"for u = 0, 1e-30 and up to 1 it makes {ends.tolist()}: all must lie within 0 to 1")
@@ -546,9 +542,10 @@ def check_memory_for_expert(f):
 @exercise("06.2", "expert_attention", expert.ExpertBlock.forward)
 def check_expert_attention(f):
     for batch, heads, own, read, size in ((2, 3, 5, 7, 8), (1, 2, 5, 3, 32), (3, 1, 2, 9, 4), (2, 2, 4, 4, 8)):
-        leaves = [random(batch, tokens, heads, size, seed=i).requires_grad_() for i, tokens in enumerate((own, own, own, read, read))]
         # As in the library: heads were split off by a transpose.
-        q, k, v, *memory = (vit.norm(x).transpose(1, 2) for x in leaves)
+        leaves = [vit.norm(random(batch, tokens, heads, size, seed=i)).transpose(1, 2).requires_grad_()
+                  for i, tokens in enumerate((own, own, own, read, read))]
+        q, k, v, *memory = leaves
         memory = tuple(memory)
         got = tensor(f(q, k, v, memory), q.shape, "the result")
         keys, values = torch.cat((memory[0], k), 2), torch.cat((memory[1], v), 2)
@@ -574,7 +571,7 @@ def check_expert_attention(f):
                           if x.requires_grad else [None] * 5 for x in (got, at(10 / size)))
         lost = [name for name, a, b in zip(("q", "k", "v", "the memory's k", "the memory's v"), learns, wanted, strict=True)
                 if a is None or not same(a, b, 1e-3)]
-        demand(not lost, f"the values are right, but not all gradients come back (to {', '.join(lost)})"
+        demand(not lost, f"the values are right, but not all gradients come back as they should (to {', '.join(lost)})"
                + ": whether the memory is detached is decided elsewhere (06.1)" * all("memory" in name for name in lost))
     agree(f, "06.2", [(*(vit.norm(random(batch, heads, own, size, seed=i)) for i in range(3)),
                        tuple(vit.norm(random(batch, heads, read, size, seed=5 + i)) for i in range(2)))
@@ -722,8 +719,8 @@ def check_open_gates(f):
     demand(len(set(map(tuple, pairs))) == len(small), "two seeds give the same gates: take the seed as it is")
     turned, single = torch.nn.Parameter(torch.zeros(40, 30).T), torch.nn.Parameter(torch.zeros(()))
     error = raised(lambda: f([turned, single], 0))
-    demand(not error or viewed(error), f"a gate after a transpose, or one without axes: it raises {type(error).__name__}")
-    demand(bool(error) or float((turned != 0).double().mean()) > .99 and bool(single),
+    demand(not error, f"a gate after a transpose, or one without axes: it raises {type(error).__name__}")
+    demand(float((turned != 0).double().mean()) > .99 and bool(single),
            "a gate after a transpose, or one without axes, is still closed: fill the gate, not a copy of it")
     part = torch.zeros(3, 50)
     error = raised(lambda: f([torch.nn.Parameter(part[1])], 0))
@@ -806,12 +803,7 @@ def check_clip(f):
         before, held = [[p.grad.clone() for p in part] for part in parts], [[p.grad for p in part] for part in parts]
         norms = [norm(b) for b in before]
         weights = [p.detach().clone() for part in parts for p in part]
-        try:
-            got = f(*parts, limit)
-        except RuntimeError as error:
-            if count == 3 and viewed(error):
-                continue
-            raise
+        got = f(*parts, limit)
         demand([len(part) for part in parts] == [count] * 2, "it changes the lists that it was given")
         demand(all(map(torch.equal, [p for part in parts for p in part], weights)), "the weights were changed; scale their gradients")
         demand(all(p.grad is g for part, own in zip(parts, held, strict=True) for p, g in zip(part, own, strict=True)),

@@ -4,7 +4,7 @@
     python -m tutorials.build train      # trains a policy with your pieces in place of the library's: does it reach .8?
 
 The rest stays the library's: world, VLM, FAST, optimisers. Rule: the standard library and torch; no nano_ki; what is given
-stays as it is. Start over: git checkout tutorials/my_vla.py
+stays as it is. Tensors may come after a transpose: `view` refuses such a tensor, `reshape` does not. Start over: git checkout tutorials/my_vla.py
 """
 import torch  # noqa: F401
 

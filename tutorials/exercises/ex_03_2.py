@@ -5,6 +5,7 @@ many a chunk has. Returns bool [V + 1]: for each token, and last for stop. (Wher
 not full, nothing is allowed.)
 
 Rule: the standard library and torch; no nano_ki; what is given stays as it is, and so do global random generators.
+Tensors may come after a transpose: `view` refuses such a tensor, `reshape` does not.
 Easy, 5 minutes. Check: python -m tutorials.check 03.2 (--hint: a hint, --solution: a worked one)
 """
 import torch  # noqa: F401

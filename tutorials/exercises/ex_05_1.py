@@ -4,6 +4,7 @@ Returns bool [L, L], L = prefix + answer; True where the row's token sees the co
 answer is causal, and the prefix sees no answer.
 
 Rule: the standard library and torch; no nano_ki; what is given stays as it is, and so do global random generators.
+Each call returns a new tensor.
 Easy, 5 minutes. Check: python -m tutorials.check 05.1 (--hint: a hint, --solution: a worked one)
 """
 import torch

@@ -4,6 +4,7 @@ Returns bool [draws * horizon, prefix + draws * horizon]: every action token see
 draw, and nothing of the other draws.
 
 Rule: the standard library and torch; no nano_ki; what is given stays as it is, and so do global random generators.
+Each call returns a new tensor.
 Medium, 10 minutes. Check: python -m tutorials.check 05.2 (--hint: a hint, --solution: a worked one)
 """
 import torch  # noqa: F401

@@ -5,6 +5,7 @@ gates: a list of parameters. Fill each in place (in the memory that it has) with
 from one generator of this seed (not the global one), without autograd noticing, so that a leak can be seen.
 
 Rule: the standard library and torch; no nano_ki.
+Tensors may come after a transpose: `view` refuses such a tensor, `reshape` does not.
 Medium, 5 minutes. Check: python -m tutorials.check 07.2 (--hint: a hint, --solution: a worked one)
 """
 import torch

@@ -4,6 +4,7 @@ logits [B, F, V], answer ids [B, F] with the id `pad` behind the real ones. Retu
 batch, so that it does not depend on how much padding there is.
 
 Rule: the standard library and torch; no nano_ki; what is given stays as it is, and so do global random generators.
+Tensors may come after a transpose: `view` refuses such a tensor, `reshape` does not.
 Easy, 5 minutes. Check: python -m tutorials.check 08.1 (--hint: a hint, --solution: a worked one)
 """
 import torch.nn.functional as F

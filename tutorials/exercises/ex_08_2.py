@@ -4,6 +4,7 @@ vlm, expert: lists of parameters with .grad. Scale the gradients in place, so th
 Returns the two norms from before, (vlm, expert), as floats, not rounded.
 
 Rule: the standard library and torch; no nano_ki; the weights stay as they are.
+Tensors may come after a transpose: `view` refuses such a tensor, `reshape` does not.
 Easy, 5 minutes. Check: python -m tutorials.check 08.2 (--hint: a hint, --solution: a worked one)
 """
 import torch

@@ -4,6 +4,7 @@ ours, theirs: bool tensors [n], success in the same n scenes. Returns (low, high
 difference over `resamples` resamples of the scenes, drawn with a generator of this seed.
 
 Rule: the standard library and torch; no nano_ki; what is given stays as it is, and so do global random generators.
+Tensors may come after a transpose: `view` refuses such a tensor, `reshape` does not.
 Medium, 15 minutes. Check: python -m tutorials.check 09.2 (--hint: a hint, --solution: a worked one)
 """
 import torch  # noqa: F401
