@@ -34,9 +34,13 @@ def test_a_form_from_prediction_to_lock(tmp_path):
     done = run("predict", path, text="x\nd\nten\n90\n" + "t\n34\n" * 4)            # (two answers that are asked again)
     assert done.returncode == 0, done.stderr
     form = locked(json.loads(path.read_text()))
+    assert f"locked, {form['lock'][:forms.CODE]}" in done.stdout                   # (the code that a class collects)
+    path.rename(tmp_path / "moved.json")
+    assert "was locked before" in run("predict", path, text="d\n34\n" * 5).stderr          # (said before anything is asked)
+    (tmp_path / "moved.json").rename(path)
     assert form["higher"] == {"shown": "detached", **dict.fromkeys(list(lab.MEASURED)[1:], "through")} and form["sure"]["shown"] == 90
     by_hand = tmp_path / "hand.json"
-    assert run("predict", by_hand, "--form").returncode == 0
+    assert run("predict", "--form", by_hand).returncode == 0 and "detached, through, equal" in by_hand.read_text()
     done = run("lock", by_hand)
     assert done.returncode != 0 and "wanted which is higher" in done.stderr
     by_hand.write_text(json.dumps({**form_of(), "lock": None}))
@@ -57,7 +61,7 @@ def test_a_score_is_computed_from_the_measured_numbers():
     assert lab.scored(form_of("detached", 100), RESULT) == {"right": 4, "of": 5, "brier": .2}
     assert lab.scored(form_of("equal", 34), RESULT)["right"] == 1
     said = lab.report(RESULT, form_of("through"))
-    assert said.count("you said: through (!)") == 5 and "0.90 and 0.40" in said
+    assert said.count("you said: through (wrong)") == 5 and "0.90 and 0.40" in said
 
 
 def two_runs(folder):
@@ -85,7 +89,7 @@ def test_a_class_is_counted_without_what_is_no_form(tmp_path):
     done = run("class", *files, tmp_path / "f.json", "--folder", tmp_path / "run")
     assert done.returncode == 0 and done.stdout.count("left out:") == 4 and "2 forms" in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.startswith(lab.MEASURED["knew"]))
-    assert row.split()[-4:] == ["1", "0", "1", "detached"]
+    assert row.split()[-5:] == ["1", "0", "1", "detached", "1"]              # (one of the two said 80 %, and was wrong)
 
 
 def test_what_is_higher_follows_from_the_difference(tmp_path):

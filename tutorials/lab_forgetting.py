@@ -47,6 +47,7 @@ MEASURED = {        # what is asked of both arms
     "speed": "samples trained on in a second",
 }
 ANSWERS = {"d": "detached", "t": "through", "e": "equal"}
+SURE = 70                                 # percent: who says so and is wrong, is counted in the class table
 LADDER = {          # rung: (flags of nano_ki.train, what is trained)
     "flow": (["--recipe", "pi0"], "the flow loss alone, its gradient let through to the VLM (page 00b)"),
     "detach": (["--recipe", "frozen"], "the flow loss alone, its gradient stopped (page 00c)"),
@@ -60,7 +61,9 @@ EACH = ["--steps", "250", "--vlm-rate", ".01", "--vlm-adam", ".01", "--scenes", 
 
 
 def empty_form(name):
-    return forms.blank(name, higher=dict.fromkeys(MEASURED), sure=dict.fromkeys(MEASURED))
+    return forms.blank(name, higher=dict.fromkeys(MEASURED), sure=dict.fromkeys(MEASURED),
+                       how={"higher": f"after training, which is higher: {', '.join(ANSWERS.values())}", "sure": "34 (a guess) to 100 (certain)",
+                            **MEASURED})
 
 
 def complete(form):
@@ -267,16 +270,17 @@ def report(result, form=None):
                  else f"x {row['detached'] / row['through']:.2f}")
         digits = 0 if name == "speed" else 2
         lines.append(f"{MEASURED[name]:54s}{row['detached']:8.{digits}f}{row['through']:9.{digits}f}  {apart}"
-                     + (f"   you said: {form['higher'][name]}{'' if form['higher'][name] == row['higher'] else ' (!)'}" if form else ""))
+                     + (f"   you said: {form['higher'][name]}{'' if form['higher'][name] == row['higher'] else ' (wrong)'}" if form else ""))
     return "\n".join([*lines, "", sentence(result)])
 
 
 def class_table(forms, result):
     """What a class expected, and what came out."""
-    lines = [f"{len(forms)} forms", f"{'':54s}detached  through  equal   came out"]
+    lines = [f"{len(forms)} forms", f"{'':54s}detached  through  equal   came out   wrong, though {SURE} % sure or more"]
     for name, row in result.items():
         said = [form["higher"][name] for form in forms]
-        lines.append(f"{MEASURED[name]:54s}" + "".join(f"{said.count(arm):8d}" for arm in ANSWERS.values()) + f"   {row['higher']}")
+        wrong = sum(form["sure"][name] >= SURE and form["higher"][name] != row["higher"] for form in forms)
+        lines.append(f"{MEASURED[name]:54s}" + "".join(f"{said.count(arm):8d}" for arm in ANSWERS.values()) + f"   {row['higher']:11s}{wrong}")
     return "\n".join(lines)
 
 
@@ -294,7 +298,7 @@ def ladder(folder, rungs, given=()):
         finally:
             job.terminate()
         summary = compare.read_json(out / "summary.json")
-        print(f"  measured: success {summary['success']['seen']['rate']:.2f} on shown kinds, "
+        print(f"  measured: success {summary['success']['seen']['rate']:.2f} on the twelve kinds, "
               f"{summary['success']['new_both']['rate']:.2f} on new ones; "
               f"the book {book(summary['vqa_before']):.2f} -> {book(summary['vqa_after']):.2f}, "
               f"robot pictures {book(summary['vqa_before_robot']):.2f} -> {book(summary['vqa_after_robot']):.2f}; "
@@ -321,7 +325,7 @@ def main():
     parser.add_argument("--folder", default=str(FOLDER), help="where the runs and the page are written")
     parser.add_argument("--json", action="store_true", help="all, run: print the result as JSON (what is told on the way goes to stderr)")
     parser.add_argument("--train", default="", help='flags of nano_ki.train for all runs, in quotes: --train="--steps 200"')
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     folder, flags, count = Path(args.folder), shlex.split(args.train), len(args.files)
     if args.action in ("predict", "lock", "class") and not count or count > 1 and args.action in ("all", "predict", "run"):
         raise ValueError(f"{args.action} wants {'one file' if args.action == 'predict' else 'files'}, got {count}")
@@ -330,9 +334,13 @@ def main():
             raise ValueError(f"there is no rung {min(unknown)!r}; choose from {', '.join(LADDER)}")
         ladder(folder, args.files or LADDER, flags)
     elif args.action == "predict":
-        if (path := Path(args.files[0])).exists():
-            raise ValueError(f"{path} is there already; name another file")
-        program.write_json(path, empty_form(path.stem)) if args.form else forms.lock(ask(path.stem), path)
+        path, form = Path(args.files[0]), empty_form(Path(args.files[0]).stem)
+        if path.exists() or forms.before(form, path):
+            raise ValueError(f"{path} {'is there already' if path.exists() else 'was locked before'}; name another file")
+        if args.form:
+            program.write_json(path, form)
+        else:
+            print(f"{path}: locked, {forms.lock(ask(path.stem), path)['lock'][:forms.CODE]}")
     elif args.action == "lock":
         for path in args.files:
             form = forms.lock(complete(forms.read(path, LAB)), path)
