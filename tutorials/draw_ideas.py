@@ -106,20 +106,20 @@ def tokens():
     strokes = world.stroke(evaluate.test_scenes("seen", 1, evaluate.CHECK_SEED))
     ids = fast.encode(strokes[0])
     sheet, pen = sheet_of(900, 390)
-    write(pen, 20, 24, "1. Sixteen waypoints, three numbers each (x, y, press), over time", size=16, anchor="lm")
+    write(pen, 20, 24, "Sixteen waypoints, three numbers each (x, y, press), over time", size=16, anchor="lm")
     shown = fast.normalise(strokes[0])
     for d, colour in enumerate((BLUE, ORANGE, GREY)):
         points = [(20 + 53 * h + 26, 90 - 38 * shown[h, d]) for h in range(16)]
         pen.line(grow(*points), colour, 2 * ZOOM)
         for x, y in points:
             pen.ellipse(grow((x - 3, y - 3), (x + 3, y + 3)), colour)
-    write(pen, 20, 152, f"2. Cosine transform, times {fast.gamma:g}, rounded: "
+    write(pen, 20, 152, f"Cosine transform, times {fast.gamma:g}, rounded: "
           "48 integers in one list, x y press of the lowest frequency first", size=16, anchor="lm")
     integers, x = np.concatenate([fast.spans[i] for i in ids]), 20
     for k, value in enumerate(integers):
         colour = BLUE if value else (200, 200, 200)
         write(pen, 20 + 53 * (k % 16) + 26, 182 + 26 * (k // 16), f"{value}", colour, 16, bold=bool(value))
-    write(pen, 20, 284, f"3. Neighbours that often come together are one token (byte-pair encoding): {len(ids)} tokens",
+    write(pen, 20, 284, f"Neighbours that often come together are one token (byte-pair encoding): {len(ids)} tokens",
           size=16, anchor="lm")
     wide = 860 / sum(max(1., len(fast.spans[i]) ** .5) for i in ids)
     for i in ids:
