@@ -264,7 +264,7 @@ NAMES = {"matrix_peak_gflops": "matrix peak, GFLOP/s", "step_ms": "training step
          "data_wait_share": "share of the time spent waiting for data", "samples_per_s": "samples trained on, /s",
          "batch_ms": "drawing a batch in one process, ms", "world_steps_per_s": "world, steps/s",
          "robot_pictures_per_s": "robot pictures, /s", "book_pictures_per_s": "book pages, /s",
-         "encode_ms": "FAST encode, many chunks at once: ms for each", "decode_ms": "FAST decode, ms a chunk in batch",
+         "encode_ms": "FAST encode, many chunks at once: ms for each", "decode_ms": "FAST decode, many chunks at once: ms for each",
          "act_flow_ms": "acting by flow, ms a chunk", "act_autoregressive_ms": "acting by FAST tokens, ms a chunk",
          "parameters": "parameters", "peak_memory_mib": "peak memory, MiB", "peak_gpu_mib": "peak GPU memory, MiB"}
 
