@@ -326,7 +326,8 @@ def main():
     if args.html is not None:
         return print(report(named(args.runs), args.html))
     runs = args.runs or sorted(str(path.parent) for path in Path("runs").glob(f"**/{checkpoint.LATEST}"))
-    Handler.policies = {name: program.ROOT / "data" / f"{name}.pt" for name in SHIPPED} | {str(Path(run).resolve()) if run in SHIPPED else run: Path(run) for run in runs}
+    shipped, own = {name: program.ROOT / "data" / f"{name}.pt" for name in SHIPPED}, {str(Path(run).resolve()) if run in SHIPPED else run: Path(run) for run in runs}
+    Handler.policies = own | shipped if args.runs else shipped | own               # (the first three are shown at once)
     try:
         server = Server(("127.0.0.1", args.port), Handler)
     except OSError as error:

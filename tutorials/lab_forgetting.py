@@ -134,7 +134,8 @@ def child(out, flags):
                              "--scenes", str(SCENES), *flags, "--out", str(out), "--overwrite"])
     if train.train(c, watch=lambda model, data: shown(model)) is None:
         sys.exit(130)                            # (it was stopped)
-    program.write_json(Path(out) / "shown.json", shown(checkpoint.load_model(out), c.scenes))
+    model = checkpoint.load_model(out)
+    program.write_json(Path(out) / "shown.json", {**shown(model, c.scenes), "vqa": evaluate.vqa_both(model, 100)})          # (as in the checks)
 
 
 def start(out, flags, threads=1):
@@ -151,7 +152,7 @@ def points_of(out):
     checks = [m for m in checkpoint.read_metrics(path) if "success" in m] if path.exists() else []
     if end.exists():
         summary = compare.read_json(out / "summary.json")
-        checks.append({**summary, "step": summary["steps"], "vqa": {"book": summary["vqa_after"]}, **compare.read_json(end)})
+        checks.append({**summary, "step": summary["steps"], **compare.read_json(end)})
     return [{"step": m["step"], "shown": m["shown"]["rate"], "knew": m["success"]["seen"]["rate"],
              "right": m["right_puck"]["seen"]["rate"], "new": m["success"]["new_both"]["rate"],
              "book": book(m["vqa"]["book"]), "said": m["said"]} for m in checks]

@@ -137,7 +137,8 @@ def run(path, say=print, ask=None):
                 wrong.append(f"{where}: {difference}; printed:\n{textwrap.indent(printed, '    ')}")
             printed = ""
     for question, _ in asked:                    # (about what comes behind the last block)
-        ask(f"\n{textwrap.fill(question, 100)}\n> ")
+        said = ask(f"\n{textwrap.fill(question, 100)}\n> ")
+        say(f"    (you said: {said.strip() or 'nothing'})")
     return wrong
 
 
