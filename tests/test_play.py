@@ -322,6 +322,21 @@ def test_from_the_command_to_a_policy_that_pushes_what_one_typed():
     assert plan["done"] and took < 30, took                # (on an idle machine 4 seconds)
 
 
+@pytest.mark.slow
+def test_runs_that_are_named_are_shown_first(runs):
+    """The page opens its first three policies."""
+    named = str(runs["ki"])
+    for args, first in (((named,), named), ((), "ki")):
+        with subprocess.Popen([sys.executable, "-m", "nano_ki.play", *args], cwd=ROOT, text=True, stdout=subprocess.PIPE) as process:
+            address = re.search(r"http://127.0.0.1:(\d+)", process.stdout.readline())
+            connection = http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=20)
+            connection.request("GET", "/")
+            page = connection.getresponse().read().decode()
+            connection.close()
+            process.terminate()
+        assert re.search(r'"policies": \{"(.*?)":', page)[1] == first
+
+
 # -- a report -----------------------------------------------------------------------------------------
 
 
