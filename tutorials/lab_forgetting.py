@@ -147,14 +147,14 @@ def start(out, flags, threads=1):
 
 
 def points_of(out):
-    """What a run has found so far, in its checks and at the end: [{"step", "shown", "knew", "right", "new", "book", "said"}]."""
+    """What a run has found so far, in its checks and at the end: [{"step", "shown", "knew", "right", "right_new", "new", "book", "said"}]."""
     path, end = out / "metrics.jsonl", out / "shown.json"
     checks = [m for m in checkpoint.read_metrics(path) if "success" in m] if path.exists() else []
     if end.exists():
         summary = compare.read_json(out / "summary.json")
         checks.append({**summary, "step": summary["steps"], **compare.read_json(end)})
     return [{"step": m["step"], "shown": m["shown"]["rate"], "knew": m["success"]["seen"]["rate"],
-             "right": m["right_puck"]["seen"]["rate"], "new": m["success"]["new_both"]["rate"],
+             "right": m["right_puck"]["seen"]["rate"], "right_new": m["right_puck"]["new_both"]["rate"], "new": m["success"]["new_both"]["rate"],
              "book": book(m["vqa"]["book"]), "said": m["said"]} for m in checks]
 
 
@@ -197,7 +197,8 @@ def page(points, path):
     """The picture that is drawn anew: curves of both arms, and where each VLM says that the puck of a command is."""
     charts = {title: {arm: ([p["step"] for p in mine], [p[key] for p in mine]) for arm, mine in points.items()} for title, key in (
         ("success on the three shown kinds, by step", "shown"), ("success on the twelve kinds it knew, by step", "knew"),
-        ("right puck pushed, of the twelve, by step", "right"), ("success on new colours and shapes, by step", "new"),
+        ("right puck pushed, of the twelve, by step", "right"), ("right puck, colour and shape new, by step", "right_new"),
+        ("success on new colours and shapes, by step", "new"),
         ("answers about the book, by step", "book"))}
     draw.curves(charts, path, 420, 260, 3)
     tables, size = asked(), 270
