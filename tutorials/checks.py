@@ -130,7 +130,7 @@ def agree(f, number, cases, atol=1e-5):
         looks, turns = ((LOOKS, ("", ", with other values than the call before")) if tensors(case)
                         else ({"": torch.clone}, ("", ", called a second time,")))
         for look, change in looks.items():
-            given, made = each(change, case), {}
+            given, last = each(change, case), None
             for again in turns:
                 what, wanted = f"for {sizes}{look}{again} the result", right(*given)
                 try:
@@ -142,9 +142,10 @@ def agree(f, number, cases, atol=1e-5):
                 if isinstance(wanted, torch.Tensor):
                     like(got, wanted, what, atol)
                     tensor(got, wanted.shape, what, wanted.dtype)
-                    demand(tensors(case) or got.data_ptr() not in made, f"{what} is the tensor that the call before returned: whoever "
-                           "changes the one changes the other. Make a new one in each call")
-                    made = {got.data_ptr(): got}                     # (held, so that its memory is not given away)
+                    demand(tensors(case) or last is None or got.data_ptr() != last.data_ptr(),
+                           f"{what} is the tensor that the call before returned: whoever changes the one changes the other. "
+                           "Make a new one in each call")
+                    last = got                                       # (held, so that its memory is not given away)
                 else:
                     demand(np.allclose(got, wanted, rtol=0, atol=atol), f"{what}: got {got}; wanted {wanted}")
                 for x in tensors(given):

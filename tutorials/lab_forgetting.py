@@ -78,10 +78,8 @@ def complete(form):
     return form
 
 
-def ask(name):
-    """A form, filled in at the terminal."""
-    form = empty_form(name)
-
+def ask(form):
+    """This form, filled in at the terminal."""
     def say(text, end="\n"):                                 # (--json prints JSON alone)
         print(text, end=end, file=sys.stderr, flush=True)
 
@@ -99,6 +97,11 @@ def ask(name):
             raise ValueError("the answers end here; nothing is kept") from None
         form["higher"][key], form["sure"][key] = ANSWERS[said], int(sure)
     return form
+
+
+def lock(form, path):
+    """Lock a complete form, and print its code."""
+    print(f"{path}: locked, {forms.lock(form, path)['lock'][:forms.CODE]}")
 
 
 # -- both arms ----------------------------------------------------------------------------------------
@@ -336,17 +339,17 @@ def main():
             raise ValueError(f"there is no rung {min(unknown)!r}; choose from {', '.join(LADDER)}")
         ladder(folder, args.files or LADDER, flags)
     elif args.action == "predict":
-        path, form = Path(args.files[0]), empty_form(Path(args.files[0]).stem)
+        path = Path(args.files[0])
+        form = empty_form(path.stem)
         if path.exists() or forms.before(form, path):
             raise ValueError(f"{path} {'is there already' if path.exists() else 'was locked before'}; name another file")
         if args.form:
             program.write_json(path, form)
         else:
-            print(f"{path}: locked, {forms.lock(ask(path.stem), path)['lock'][:forms.CODE]}")
+            lock(ask(form), path)
     elif args.action == "lock":
         for path in args.files:
-            form = forms.lock(complete(forms.read(path, LAB)), path)
-            print(f"{path}: locked, {form['lock'][:forms.CODE]}")
+            lock(complete(forms.read(path, LAB)), path)
     elif args.action == "class":
         result = result_of(folder)
         print(class_table(forms.of_class(args.files, complete, LAB), result))
@@ -355,7 +358,7 @@ def main():
         form = forms.locked(forms.read(args.files[0], LAB), complete, LAB) if count else None
         with program.claimed(folder / "running.json", f"the folder {folder}"):
             if args.action == "all" and not form:
-                form = ask("me")
+                form = ask(empty_form("me"))
                 form = forms.lock(form, folder / f"form-{form['id'][:8]}.json")
             watch_both(folder, ["--check-every", str(max(1, c.steps // POINTS)), *flags],
                        lambda line: print(line, file=sys.stderr if args.json else sys.stdout, flush=True))

@@ -113,12 +113,15 @@ def run(path, say=print, ask=None):
     until it is answered (None: does not stop)."""
     wrong, namespace, printed, text = [], {"__name__": "page"}, "", path.read_text()
     asked, heads = questions(text) if ask else [], [(m[1], text[:m.start()].count("\n") + 1) for m in HEADING.finditer(text)]
+
+    def put(question):
+        said = ask(f"\n{textwrap.fill(question, 100)}\n> ")
+        say(f"    (you said: {said.strip() or 'nothing'})")
     for language, options, code, line in blocks(text):
         while ask and heads and heads[0][1] < line:
             say(f"\n== {heads.pop(0)[0]}")
         while asked and asked[0][1] < line:
-            said = ask(f"\n{textwrap.fill(asked.pop(0)[0], 100)}\n> ")
-            say(f"    (you said: {said.strip() or 'nothing'})")
+            put(asked.pop(0)[0])
         where = f"{path.name}:{line}"
         if language == "python" and options.startswith("quote="):
             source = ROOT / options.removeprefix("quote=")
@@ -137,8 +140,7 @@ def run(path, say=print, ask=None):
                 wrong.append(f"{where}: {difference}; printed:\n{textwrap.indent(printed, '    ')}")
             printed = ""
     for question, _ in asked:                    # (about what comes behind the last block)
-        said = ask(f"\n{textwrap.fill(question, 100)}\n> ")
-        say(f"    (you said: {said.strip() or 'nothing'})")
+        put(question)
     return wrong
 
 
